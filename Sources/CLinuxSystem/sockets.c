@@ -1,0 +1,157 @@
+#define _GNU_SOURCE
+#include "CLinuxSystem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+ssize_t cs_send_descriptors(int socket, const void *bytes, size_t length, const int *fds,
+                            int count, int flags) {
+    if (count < 0 || count > CS_MAX_DESCRIPTORS) {
+        errno = EINVAL;
+        return -1;
+    }
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * CS_MAX_DESCRIPTORS)] = {0};
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    if (count > 0) {
+        message.msg_control = control;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)count);
+        memcpy(CMSG_DATA(header), fds, sizeof(int) * (size_t)count);
+    }
+    return sendmsg(socket, &message, flags | MSG_NOSIGNAL);
+}
+
+ssize_t cs_receive_descriptors(int socket, void *bytes, size_t length, int *fds, int *count,
+                               int flags) {
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * CS_MAX_DESCRIPTORS)];
+    struct iovec vector = {.iov_base = bytes, .iov_len = length};
+    struct msghdr message = {
+        .msg_iov = &vector,
+        .msg_iovlen = 1,
+        .msg_control = control,
+        .msg_controllen = sizeof control,
+    };
+    int room = *count, taken = 0, refused = 0;
+    *count = 0;
+    ssize_t got = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+    if (got < 0) return -1;
+    for (struct cmsghdr *h = CMSG_FIRSTHDR(&message); h; h = CMSG_NXTHDR(&message, h)) {
+        if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
+        size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < n; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(h) + i * sizeof(int), sizeof fd);
+            if (taken < room) {
+                fds[taken++] = fd;
+            } else {
+                close(fd);
+                refused = 1;
+            }
+        }
+    }
+    if (refused || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+        while (taken > 0) close(fds[--taken]);
+        errno = EMSGSIZE;
+        return -1;
+    }
+    *count = taken;
+    return got;
+}
+
+// Fills the address; a path that is too long is spelled through a descriptor of its directory,
+// which the caller closes (-1 when none was needed).
+static int unix_address(const char *path, struct sockaddr_un *address, int *directory) {
+    *directory = -1;
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    size_t length = strlen(path);
+    if (length == 0) {
+        errno = ENOENT;
+        return -1;
+    }
+    if (length < sizeof address->sun_path) {
+        memcpy(address->sun_path, path, length);
+        return 0;
+    }
+    char parent[4096];
+    const char *slash = strrchr(path, '/');
+    if (!slash || slash == path || (size_t)(slash - path) >= sizeof parent) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(parent, path, (size_t)(slash - path));
+    parent[slash - path] = 0;
+    int fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    int n = snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s", fd,
+                     slash + 1);
+    if (n < 0 || (size_t)n >= sizeof address->sun_path) {
+        close(fd);
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    *directory = fd;
+    return 0;
+}
+
+static int finish(int socket, int directory, int failed) {
+    int error = errno;
+    if (directory >= 0) close(directory);
+    if (failed && socket >= 0) close(socket);
+    errno = error;
+    return failed ? -1 : socket;
+}
+
+int cs_unix_listen(const char *path, int type, int backlog, int mode) {
+    struct sockaddr_un address;
+    int directory;
+    if (unix_address(path, &address, &directory) < 0) return -1;
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return finish(fd, directory, 1);
+    // fchmod on the unbound socket sets the mode that bind gives the file: no moment in which
+    // it is open to more (or fewer) than asked for, whatever the umask.
+    mode_t before = umask(0);
+    int failed = fchmod(fd, (mode_t)mode) < 0
+        || bind(fd, (struct sockaddr *)&address, sizeof address) < 0;
+    int error = errno;
+    umask(before);
+    errno = error;
+    if (!failed && listen(fd, backlog) < 0) {
+        error = errno;
+        unlink(address.sun_path);
+        errno = error;
+        failed = 1;
+    }
+    return finish(fd, directory, failed);
+}
+
+int cs_unix_connect(const char *path, int type) {
+    struct sockaddr_un address;
+    int directory;
+    if (unix_address(path, &address, &directory) < 0) return -1;
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return finish(fd, directory, 1);
+    return finish(fd, directory, connect(fd, (struct sockaddr *)&address, sizeof address) < 0);
+}
+
+int cs_peer_credentials(int socket, pid_t *pid, uid_t *uid, gid_t *gid) {
+    struct ucred credentials;
+    socklen_t length = sizeof credentials;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0) return -1;
+    *pid = credentials.pid;
+    *uid = credentials.uid;
+    *gid = credentials.gid;
+    return 0;
+}
+
+int cs_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }

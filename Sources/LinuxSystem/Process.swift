@@ -1,0 +1,69 @@
+import CLinuxSystem
+import Glibc
+public import SystemPackage
+
+/// This process: its signals, environment and clock.
+public enum CurrentProcess {
+    /// A descriptor that becomes readable when one of these signals arrives; they are blocked from
+    /// now on, here and in children until they execute a program.
+    public static func signalDescriptor(_ signals: [Int32]) throws(Errno) -> Descriptor {
+        let number = unsafe signals.withUnsafeBufferPointer {
+            unsafe cs_signalfd($0.baseAddress, $0.count)
+        }
+        return Descriptor(taking: try check(number))
+    }
+
+    /// The next pending signal of a signal descriptor, if any.
+    public static func nextSignal(of descriptor: borrowing Descriptor) throws(Errno) -> Int32? {
+        var record = [UInt8](repeating: 0, count: MemoryLayout<signalfd_siginfo>.size)
+        do throws(Errno) {
+            guard try descriptor.read(into: &record) == record.count else { return nil }
+        } catch .resourceTemporarilyUnavailable {
+            return nil
+        }
+        // ssi_signo is the record's first field, in host order.
+        return Int32(record[0]) | Int32(record[1]) << 8
+    }
+
+    /// Lets a write to a closed pipe or socket be an error instead of the end of the program.
+    public static func ignoreBrokenPipes() { _ = cs_ignore_signal(SIGPIPE) }
+
+    /// A variable of the environment; nil in programs that run set-uid, set-gid or with file
+    /// capabilities, whose caller must not steer them.
+    public static func variable(_ name: String) -> String? {
+        guard let value = unsafe cs_secure_getenv(name) else { return nil }
+        return unsafe String(cString: value)
+    }
+
+    /// The whole environment as `NAME=value` entries.
+    public static var environment: [String] {
+        var entries: [String] = []
+        // SAFETY: the environment is NULL-terminated, and our programs never change it.
+        var next = unsafe cs_environment()
+        while let entry = unsafe next?.pointee {
+            unsafe entries.append(String(cString: entry))
+            unsafe next = next?.advanced(by: 1)
+        }
+        return entries
+    }
+
+    public static var id: Int32 { getpid() }
+    public static var effectiveUser: UInt32 { geteuid() }
+
+    /// Nanoseconds of a clock that never jumps.
+    public static var now: UInt64 {
+        var time = timespec()
+        _ = unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
+    /// Wall-clock time: seconds since 1970 and nanoseconds.
+    public static var wallClock: (seconds: Int, nanoseconds: Int) {
+        var time = timespec()
+        _ = unsafe clock_gettime(CLOCK_REALTIME, &time)
+        return (time.tv_sec, time.tv_nsec)
+    }
+
+    /// Ends the program at once; buffers of the C library are not flushed.
+    public static func exit(_ status: Int32) -> Never { Glibc._exit(status) }
+}

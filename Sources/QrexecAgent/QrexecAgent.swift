@@ -1,0 +1,1 @@
+// The qube's side.

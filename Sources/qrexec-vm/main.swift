@@ -1,0 +1,1 @@
+// The tool is picked by the name the program is started by.
