@@ -54,7 +54,9 @@ public struct Descriptor: ~Copyable, Sendable {
     public func read(into buffer: inout [UInt8]) throws(Errno) -> Int {
         try retrying {
             // SAFETY: the kernel writes at most `count` bytes into the array's own storage.
-            unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(number, $0.baseAddress, $0.count) }
+            unsafe buffer.withUnsafeMutableBytes {
+                unsafe Glibc.read(number, $0.baseAddress, $0.count)
+            }
         }
     }
 
@@ -74,17 +76,28 @@ public struct Descriptor: ~Copyable, Sendable {
 
     /// Writes as much as the descriptor takes.
     public func write(_ bytes: Span<UInt8>) throws(Errno) -> Int {
+        try Self.write(bytes, to: number)
+    }
+
+    private static func write(_ bytes: Span<UInt8>, to number: Int32) throws(Errno) -> Int {
         try retrying {
             // SAFETY: the kernel reads at most `count` bytes of a span that outlives the call.
-            unsafe bytes.withUnsafeBufferPointer { unsafe Glibc.write(number, $0.baseAddress, $0.count) }
+            unsafe bytes.withUnsafeBufferPointer {
+                unsafe Glibc.write(number, $0.baseAddress, $0.count)
+            }
         }
     }
 
     /// Writes everything; for blocking descriptors.
     public func writeAll(_ bytes: [UInt8]) throws(Errno) {
+        try Self.writeAll(bytes, to: number)
+    }
+
+    /// Writes everything to a blocking descriptor that this process does not own (1, 2).
+    public static func writeAll(_ bytes: [UInt8], to number: Int32) throws(Errno) {
         var done = 0
         while done < bytes.count {
-            done += try write(bytes.span.extracting(droppingFirst: done))
+            done += try write(bytes.span.extracting(droppingFirst: done), to: number)
         }
     }
 

@@ -45,12 +45,11 @@ public struct Epoll: ~Copyable {
         try control(2, number, [], 0)
     }
 
-    /// Waits for events; none when the time is over or a signal came.
+    /// Waits for events, which `event` then tells.
     ///
     /// - Parameter milliseconds: 0 looks without waiting, -1 waits for ever.
-    public mutating func wait(
-        milliseconds: Int32, _ body: (_ tag: UInt64, _ readiness: Readiness) -> Void
-    ) throws(Errno) {
+    /// - Returns: how many; 0 when the time is over or a signal came.
+    public mutating func wait(milliseconds: Int32) throws(Errno) -> Int {
         let number = descriptor.number
         // SAFETY: the C side writes at most CS_EPOLL_MAX_EVENTS entries, the size of both arrays.
         let count = unsafe tags.withUnsafeMutableBufferPointer { tags in
@@ -59,14 +58,15 @@ public struct Epoll: ~Copyable {
                     number, tags.baseAddress, readiness.baseAddress, milliseconds)
             }
         }
-        if count < 0 {
-            let error = Errno(rawValue: errno)
-            if error == .interrupted { return }
-            throw error
-        }
-        for index in 0..<Int(count) {
-            body(tags[index], Readiness(rawValue: readiness[index]))
-        }
+        if count >= 0 { return Int(count) }
+        let error = Errno(rawValue: errno)
+        if error == .interrupted { return 0 }
+        throw error
+    }
+
+    /// Event `index` of those that the last wait counted.
+    public func event(_ index: Int) -> (tag: UInt64, readiness: Readiness) {
+        (tags[index], Readiness(rawValue: readiness[index]))
     }
 }
 
