@@ -1,8 +1,11 @@
 #define _GNU_SOURCE
 #include "CLinuxSystem.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -155,3 +158,41 @@ int cs_peer_credentials(int socket, pid_t *pid, uid_t *uid, gid_t *gid) {
 }
 
 int cs_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+
+int cs_tcp_connect(const char *host, uint16_t port) {
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    struct sockaddr *address;
+    socklen_t length;
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
+        address = (struct sockaddr *)&v4;
+        length = sizeof v4;
+    } else {
+        char plain[INET6_ADDRSTRLEN];
+        const char *percent = strchr(host, '%');
+        size_t n = percent ? (size_t)(percent - host) : strlen(host);
+        if (n >= sizeof plain) {
+            errno = EINVAL;
+            return -1;
+        }
+        memcpy(plain, host, n);
+        plain[n] = 0;
+        if (inet_pton(AF_INET6, plain, &v6.sin6_addr) != 1) {
+            errno = EINVAL;
+            return -1;
+        }
+        if (percent && (v6.sin6_scope_id = if_nametoindex(percent + 1)) == 0) return -1;
+        address = (struct sockaddr *)&v6;
+        length = sizeof v6;
+    }
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -1;
+    return finish(fd, -1, connect(fd, address, length) < 0 && errno != EINPROGRESS);
+}
+
+int cs_socket_error(int socket) {
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &length) < 0) return errno;
+    return error;
+}

@@ -147,6 +147,21 @@ public enum UnixSocket {
     }
 }
 
+/// TCP connections to numeric addresses.
+public enum TCPSocket {
+    /// Begins to connect; the socket is writable when the connection is there or has failed, which
+    /// `pendingError` tells. `EINVAL` for an address that is not numeric.
+    public static func connect(host: String, port: UInt16) throws(Errno) -> Descriptor {
+        Descriptor(taking: try check(unsafe cs_tcp_connect(host, port)))
+    }
+
+    /// The error of a socket since the last look; nil without one.
+    public static func pendingError(_ socket: borrowing Descriptor) -> Errno? {
+        let error = cs_socket_error(socket.number)
+        return error == 0 ? nil : Errno(rawValue: error)
+    }
+}
+
 private let noWait = Int32(MSG_DONTWAIT)
 private let noSignal = Int32(MSG_NOSIGNAL)
 

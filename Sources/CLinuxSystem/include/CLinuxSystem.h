@@ -51,6 +51,11 @@ ssize_t cs_receive_descriptors(int socket, void *bytes, size_t length, int *fds,
 int cs_unix_listen(const char *path, int type, int backlog, int mode);
 int cs_unix_connect(const char *path, int type);
 
+/// Begins a connection to a numeric IPv4 or IPv6 address (EINVAL for others), non-blocking.
+int cs_tcp_connect(const char *host, uint16_t port);
+/// The pending error of a socket (0: none), as an error number.
+int cs_socket_error(int socket);
+
 /// pid, uid and gid of the process at the other end at the time of connect.
 int cs_peer_credentials(int socket, pid_t *pid, uid_t *uid, gid_t *gid);
 
