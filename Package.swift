@@ -36,7 +36,9 @@ let package = Package(
     targets: [
         .target(name: "CLinuxSystem"),
         .target(name: "LinuxSystem", dependencies: ["CLinuxSystem", system], swiftSettings: ours),
-        .target(name: "Vchan", dependencies: ["LinuxSystem", system], swiftSettings: ours),
+        .target(
+            name: "Vchan", dependencies: ["CLinuxSystem", "LinuxSystem", system],
+            swiftSettings: ours),
         .target(name: "QrexecProtocol", swiftSettings: ours),
         .target(name: "QrexecPolicy", dependencies: ["LinuxSystem", system], swiftSettings: ours),
         .target(
@@ -69,6 +71,10 @@ let package = Package(
             dependencies: [
                 "LinuxSystem", "QrexecRuntime", "QrexecDom0", "TOMLKit", argumentParser, system,
             ],
+            swiftSettings: ours),
+
+        .testTarget(
+            name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
     ]
 )

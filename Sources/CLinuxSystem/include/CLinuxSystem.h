@@ -93,4 +93,18 @@ int cs_exit_status(int wait_status);
 /// The environment, NULL-terminated.
 char **cs_environment(void);
 
+/// Moves up to `count` bytes between a descriptor and a ring of `size` bytes, from byte `position`
+/// on and round its end, in one system call. Sockets are never waited for.
+ssize_t cs_read_into_ring(int fd, void *ring, size_t size, size_t position, size_t count,
+                          int is_socket);
+ssize_t cs_write_from_ring(int fd, const void *ring, size_t size, size_t position, size_t count,
+                           int is_socket);
+/// Anonymous memory of a fixed size, sealed against shrinking, growing and further sealing; and
+/// whether a descriptor is such memory, so that no peer can cut it away under us (SIGBUS).
+int cs_sealed_memory(const char *name, size_t size);
+int cs_is_sealed(int fd);
+/// Memory of a descriptor from its start, readable and writable; NULL with errno on failure.
+void *cs_map_shared(int fd, size_t length);
+int cs_file_size(int fd, uint64_t *size);
+
 #endif

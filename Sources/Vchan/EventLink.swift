@@ -1,0 +1,57 @@
+import CLinuxSystem
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// The notifications between the two ends: packets of one byte over a connected SOCK_SEQPACKET
+/// socket, whose hang-up is the peer's death. No call ever waits for the peer.
+struct EventLink: ~Copyable {
+    private let socket: Descriptor?
+    /// Readable when there are notifications; -1 while there is no peer.
+    let number: Int32
+    /// The peer's end of the socket is gone.
+    private(set) var hungUp = false
+
+    /// No peer yet.
+    init() {
+        socket = nil
+        number = -1
+    }
+
+    init(socket: consuming Descriptor) {
+        number = socket.number
+        self.socket = consume socket
+    }
+
+    /// Wakes the peer. A full socket means that it has wake-ups enough already.
+    mutating func notify() {
+        if number < 0 { return }
+        var byte: UInt8 = 1
+        let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+        // SAFETY: one byte that outlives the call.
+        while unsafe send(number, &byte, 1, flags) < 0 {
+            switch errno {
+            case EINTR: continue
+            case EAGAIN: return
+            default:
+                hungUp = true
+                return
+            }
+        }
+    }
+
+    /// Takes one notification. One a wake-up is enough: the descriptor stays readable while there
+    /// are more, and a peer that sends a storm gets no more than its turn.
+    mutating func take() {
+        var byte: UInt8 = 0
+        while true {
+            // SAFETY: one byte that outlives the call.
+            let got = unsafe recv(number, &byte, 1, Int32(MSG_DONTWAIT))
+            if got > 0 { return }
+            if got < 0 && errno == EINTR { continue }
+            if got < 0 && errno == EAGAIN { return }
+            hungUp = true
+            return
+        }
+    }
+}

@@ -1,0 +1,85 @@
+import LinuxSystem
+import SystemPackage
+
+/// A client on its way to a server that may not exist yet: it waits for changes of the directory in
+/// which the server will appear, never by trying again and again.
+struct LocalConnector: ~Copyable {
+    private let path: String
+    private let directory: String
+    private let server: DomainID
+    private var changes: Inotify?
+    private var connection: Descriptor?
+    /// The directory's changes, then the connection: readable when there is something to do.
+    private(set) var pollDescriptor: Int32 = -1
+
+    init(directory: String, server: DomainID, port: Port) throws(VchanError) {
+        self.directory = directory
+        self.server = server
+        path = "\(directory)/\(port).sock"
+        try reach()
+    }
+
+    /// Connects, or sees to it that a change wakes us. The second try after the watch is there
+    /// finds the server that came in between.
+    private mutating func reach() throws(VchanError) {
+        if try connect() { return }
+        if changes == nil {
+            do throws(Errno) {
+                let inotify = try Inotify()
+                try inotify.watchDirectory(directory)
+                pollDescriptor = inotify.descriptor.number
+                changes = consume inotify
+            } catch .noSuchFileOrDirectory {
+                throw .unknownPeer(server, path: directory, .noSuchFileOrDirectory)
+            } catch {
+                throw .system(call: "watch \(directory)", error)
+            }
+            _ = try connect()
+        }
+    }
+
+    /// - Returns: false while there is no server: no file, a dead server's file, or one whose only
+    ///   client is somebody else.
+    private mutating func connect() throws(VchanError) -> Bool {
+        do throws(Errno) {
+            let socket = try UnixSocket.connect(path, .sequencedPacket)
+            pollDescriptor = socket.number
+            connection = consume socket
+            return true
+        } catch {
+            switch error {
+            case .noSuchFileOrDirectory, .connectionRefused, .resourceTemporarilyUnavailable:
+                return false
+            default: throw .system(call: "connect to \(path)", error)
+            }
+        }
+    }
+
+    /// One step; the caller comes back when the descriptor is readable.
+    ///
+    /// - Parameter link: the connection, from then on the link for notifications.
+    /// - Returns: the server's memory once it has accepted.
+    mutating func advance(link: inout EventLink) throws(VchanError) -> SharedMemory? {
+        guard connection != nil else {
+            // What has changed is not read: the answer is the next try in any case.
+            do throws(Errno) { _ = try changes?.drain() } catch {
+                throw .system(call: "watch \(directory)", error)
+            }
+            try reach()
+            return nil
+        }
+        switch try LocalOffer.receive(from: connection!) {
+        case .nothingYet: return nil
+        case .hangUp:
+            // It served another client or died: the next server on this port is as good.
+            connection = nil
+            pollDescriptor = changes?.descriptor.number ?? -1
+            try reach()
+            return nil
+        case .offer(let offer):
+            let memory = try SharedMemory(offered: offer.memory)
+            link = EventLink(socket: connection.take()!)
+            return memory
+        }
+    }
+}

@@ -1,0 +1,116 @@
+import Glibc
+
+/// The producing end of one ring: private indices over shared bytes (protocol 1.3).
+///
+/// `peer` is the last checked value of the consumer's index; the shared word is looked at only when
+/// this copy says that there is no room.
+@safe
+struct ProducerRing {
+    let base: UnsafeMutableRawPointer?
+    let size: UInt32
+    /// Written so far, published or not.
+    private(set) var staged: UInt32
+    /// What the peer was shown.
+    private(set) var published: UInt32
+    private(set) var peer: UInt32
+
+    static var none: ProducerRing { unsafe ProducerRing(base: nil, size: 0, index: 0) }
+
+    /// - Parameter base: `size` mapped bytes that outlive this value; `size` is a power of two.
+    init(base: UnsafeMutableRawPointer?, size: Int, index: UInt32) {
+        unsafe self.base = base
+        self.size = UInt32(size)
+        (staged, published, peer) = (index, index, index)
+    }
+
+    /// Free bytes as far as known here.
+    var space: Int { Int(size &- (staged &- peer)) }
+    var position: Int { Int(staged & (size &- 1)) }
+    var unpublished: Int { Int(staged &- published) }
+
+    /// Checks a consumer's index: it stays between where it was and what was published.
+    ///
+    /// - Returns: false when the peer is broken or hostile; nothing is changed then.
+    mutating func advancePeer(to index: UInt32) -> Bool {
+        guard published &- index <= published &- peer else { return false }
+        peer = index
+        return true
+    }
+
+    /// Copies bytes behind what is staged already, `offset` bytes on; the caller has made sure of
+    /// the room.
+    func copyIn(_ source: UnsafeRawBufferPointer, offset: Int = 0) {
+        guard let base = unsafe base, let from = source.baseAddress else { return }
+        precondition(source.count + offset <= space, "a ring holds no more than its room")
+        let start = (position + offset) & (Int(size) - 1)
+        let first = min(source.count, Int(size) - start)
+        // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
+        unsafe memcpy(base + start, from, first)
+        if first < source.count { unsafe memcpy(base, from + first, source.count - first) }
+    }
+
+    /// Counts bytes that were copied in.
+    mutating func stage(_ count: Int) {
+        assert(count <= space)
+        staged &+= UInt32(count)
+    }
+
+    mutating func markPublished() { published = staged }
+}
+
+/// The consuming end of one ring; see `ProducerRing`.
+@safe
+struct ConsumerRing {
+    let base: UnsafeMutableRawPointer?
+    let size: UInt32
+    /// Read so far, published or not.
+    private(set) var taken: UInt32
+    /// What the peer was shown.
+    private(set) var published: UInt32
+    private(set) var peer: UInt32
+
+    static var none: ConsumerRing { unsafe ConsumerRing(base: nil, size: 0, index: 0) }
+
+    /// - Parameter base: `size` mapped bytes that outlive this value; `size` is a power of two.
+    init(base: UnsafeMutableRawPointer?, size: Int, index: UInt32) {
+        unsafe self.base = base
+        self.size = UInt32(size)
+        (taken, published, peer) = (index, index, index)
+    }
+
+    /// Bytes ready as far as known here.
+    var ready: Int { Int(peer &- taken) }
+    var position: Int { Int(taken & (size &- 1)) }
+    var unpublished: Int { Int(taken &- published) }
+
+    /// Checks a producer's index: it never goes back and never exceeds the room it was shown.
+    ///
+    /// - Returns: false when the peer is broken or hostile; nothing is changed then.
+    mutating func advancePeer(to index: UInt32) -> Bool {
+        let held = index &- published
+        guard held <= size, held >= peer &- published else { return false }
+        peer = index
+        return true
+    }
+
+    /// Copies the next bytes out once; the caller has made sure that they are ready.
+    func copyOut(to target: UnsafeMutableRawBufferPointer) {
+        guard let base = unsafe base, let to = target.baseAddress else { return }
+        precondition(target.count <= ready, "a ring gives no more than is ready")
+        let start = position
+        let first = min(target.count, Int(size) - start)
+        // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
+        unsafe memcpy(to, base + start, first)
+        if first < target.count { unsafe memcpy(to + first, base, target.count - first) }
+    }
+
+    mutating func take(_ count: Int) {
+        assert(count <= ready)
+        taken &+= UInt32(count)
+    }
+
+    mutating func markPublished() { published = taken }
+
+    /// Forgets what is ready: nothing of a poisoned ring is used.
+    mutating func abandon() { peer = taken }
+}

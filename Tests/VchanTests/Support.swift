@@ -1,0 +1,70 @@
+import Glibc
+import LinuxSystem
+import Testing
+
+@testable import Vchan
+
+/// A directory of its own for the domains of one test, removed with it.
+final class Meeting: Sendable {
+    let state: String
+    let server = DomainID(1)!
+    let client = DomainID(2)!
+    let port = Port(512)!
+
+    init() {
+        var template = Array("/tmp/vchan-test.XXXXXX".utf8CString)
+        // SAFETY: mkdtemp changes the array in place.
+        unsafe template.withUnsafeMutableBufferPointer { _ = unsafe mkdtemp($0.baseAddress!) }
+        state = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    deinit {
+        for (one, other) in [(server, client), (client, server)] {
+            for path in ["/xen/\(one)/\(other)/\(port).sock"] { _ = unsafe unlink(state + path) }
+            for path in ["/xen/\(one)/\(other)", "/xen/\(one)"] { _ = unsafe rmdir(state + path) }
+        }
+        for path in ["/xen", ""] { _ = unsafe rmdir(state + path) }
+    }
+
+    var ofServer: Transport { .local(state: state, ownDomain: server) }
+    var ofClient: Transport { .local(state: state, ownDomain: client) }
+    var socketPath: String { "\(state)/xen/\(server)/\(client)/\(port).sock" }
+
+    func listen(
+        _ orders: RingOrders = size(4096), firstIndex: UInt32 = 0
+    ) throws -> Channel {
+        try ofServer.listen(for: client, port: port, orders: orders, firstIndex: firstIndex)
+    }
+
+    func connect() throws -> Channel { try ofClient.connect(to: server, port: port) }
+
+    /// Two ends that have met.
+    func pair(
+        _ orders: RingOrders = size(4096), firstIndex: UInt32 = 0
+    ) throws -> Pair {
+        var server = try listen(orders, firstIndex: firstIndex)
+        var client = try connect()
+        try server.waitUntilOpen(deadline: soon())
+        try client.waitUntilOpen(deadline: soon())
+        return Pair(server: server, client: client)
+    }
+}
+
+/// Both ends of a channel in one thread.
+struct Pair: ~Copyable {
+    var server: Channel
+    var client: Channel
+}
+
+func size(_ bytes: Int) -> RingOrders {
+    let size = RingSize(atLeast: bytes)!
+    return RingOrders(read: size, write: size)
+}
+
+/// A deadline far beyond anything that works: it only keeps a broken test from hanging.
+func soon() -> UInt64 { CurrentProcess.now + 30_000_000_000 }
+
+/// A reproducible stream of bytes in which every position differs from its neighbours.
+func pattern(from start: Int = 0, count: Int) -> [UInt8] {
+    (start..<start + count).map { UInt8(truncatingIfNeeded: $0 &* 167 &+ $0 >> 8) }
+}
