@@ -70,5 +70,9 @@ let package = Package(
                 "LinuxSystem", "QrexecRuntime", "QrexecDom0", "TOMLKit", argumentParser, system,
             ],
             swiftSettings: ours),
+
+        .testTarget(
+            name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
+            resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
     ]
 )
