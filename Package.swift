@@ -76,5 +76,8 @@ let package = Package(
         .testTarget(
             name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
+        .testTarget(
+            name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
+            resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
     ]
 )
