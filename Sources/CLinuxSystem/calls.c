@@ -63,6 +63,16 @@ int cs_ignore_signal(int signal) {
     return sigaction(signal, &action, NULL);
 }
 
+_Noreturn void cs_die_of_signal(int number) {
+    struct sigaction standard = {.sa_handler = SIG_DFL};
+    sigaction(number, &standard, NULL);
+    sigset_t set;
+    fill(&set, &number, 1);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    kill(getpid(), number);
+    _exit(128 + number);
+}
+
 const char *cs_secure_getenv(const char *name) { return secure_getenv(name); }
 int cs_ioctl_int(int fd, unsigned long request, int value) { return ioctl(fd, request, value); }
 

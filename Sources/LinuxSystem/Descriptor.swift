@@ -106,6 +106,16 @@ public struct Descriptor: ~Copyable, Sendable {
         _ = try check(cs_set_nonblocking(number, on ? 1 : 0))
     }
 
+    /// Switches non-blocking mode of a descriptor that somebody else owns; best effort.
+    public static func setNonblocking(_ number: Int32, _ on: Bool) {
+        _ = cs_set_nonblocking(number, on ? 1 : 0)
+    }
+
+    /// Makes another number (0, 1, 2) a copy of this descriptor, inherited by programs.
+    public func replace(_ target: Int32) throws(Errno) {
+        _ = try check(dup2(number, target))
+    }
+
     /// Both ends of a pipe, close-on-exec and blocking.
     ///
     /// - Returns: the end to read from, then the end to write to.

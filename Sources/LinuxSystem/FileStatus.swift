@@ -46,3 +46,10 @@ public enum FileStatus {
         } catch .noSuchFileOrDirectory {}
     }
 }
+
+extension FileStatus {
+    /// Makes a symbolic link; an existing path is `EEXIST`.
+    public static func makeLink(_ path: String, to text: String) throws(Errno) {
+        _ = try retrying { unsafe symlink(text, path) }
+    }
+}

@@ -64,6 +64,9 @@ public enum CurrentProcess {
         return (time.tv_sec, time.tv_nsec)
     }
 
+    /// Ends the program by a signal, as if it had not been handled, so that a shell sees why.
+    public static func die(of signal: Int32) -> Never { cs_die_of_signal(signal) }
+
     /// Ends the program at once; buffers of the C library are not flushed.
     public static func exit(_ status: Int32) -> Never { Glibc._exit(status) }
 }

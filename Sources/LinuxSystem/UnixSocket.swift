@@ -156,8 +156,8 @@ public enum TCPSocket {
     }
 
     /// The error of a socket since the last look; nil without one.
-    public static func pendingError(_ socket: borrowing Descriptor) -> Errno? {
-        let error = cs_socket_error(socket.number)
+    public static func pendingError(_ socket: Int32) -> Errno? {
+        let error = cs_socket_error(socket)
         return error == 0 ? nil : Errno(rawValue: error)
     }
 }

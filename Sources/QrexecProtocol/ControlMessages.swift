@@ -188,6 +188,8 @@ public struct ServiceRefused: Sendable, Equatable {
         identField = body
     }
 
+    public var body: [UInt8] { identField }
+
     /// nil when it cannot be one that we sent.
     public var ident: RequestIdent? { try? RequestIdent(field: identField[...]) }
 }

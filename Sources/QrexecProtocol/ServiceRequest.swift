@@ -90,6 +90,17 @@ public struct ServiceRequest: Sendable, Equatable {
         }
     }
 
+    /// The body with another ident, which an agent puts in the place of whatever its local client
+    /// sent. The length must have been checked.
+    public static func replacingIdent(
+        _ type: MessageType, _ body: [UInt8], with ident: RequestIdent
+    ) -> [UInt8] {
+        let start = (type == .triggerService ? version2Size : fixedPart(type)) - RequestIdent.size
+        var result = body
+        result.replaceSubrange(start..<(start + RequestIdent.size), with: ident.field)
+        return result
+    }
+
     private init(claimedSource: String, target: String, identField: [UInt8], service: String) {
         self.claimedSource = claimedSource
         self.target = target

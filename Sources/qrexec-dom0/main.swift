@@ -1,1 +1,10 @@
-// The tool is picked by the name the program is started by.
+import LinuxSystem
+import QrexecDom0
+import QrexecRuntime
+
+MultiCall(
+    program: "qrexec-dom0",
+    tools: [
+        "qrexec-daemon": DaemonProgram.run
+    ]
+).run()

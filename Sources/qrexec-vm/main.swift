@@ -1,1 +1,14 @@
-// The tool is picked by the name the program is started by.
+import LinuxSystem
+import QrexecAgent
+import QrexecRuntime
+
+MultiCall(
+    program: "qrexec-vm",
+    tools: [
+        "qrexec-agent": AgentProgram.run,
+        "qrexec-agent-data": AgentDataProgram.run,
+        "qrexec-client-vm": ClientVM.run,
+        // The name that releases before R4.0 used.
+        "qrexec_client_vm": ClientVM.run,
+    ]
+).run()

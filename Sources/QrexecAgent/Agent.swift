@@ -1,0 +1,268 @@
+import Glibc
+import LinuxSystem
+import QrexecProtocol
+import QrexecRuntime
+import SystemPackage
+import Vchan
+
+/// `qrexec-agent`: serves the control channel of this qube (specification, section 8). Local
+/// programs ask it for services; dom0 tells it which services to start, which its data process does.
+final class Agent {
+    struct Options {
+        var triggerSocket = AgentPaths.trigger
+    }
+
+    /// Between two attempts to serve the control channel when that fails at once.
+    private static let retryTime = seconds(1)
+
+    private let loop: EventLoop
+    private let options: Options
+    private let log: Log
+    private let transport: Transport
+    private var link: ControlLink?
+    private var version: ProtocolVersion?
+    private var listener: Descriptor?
+    private var clients: [RequestIdent: TriggerClient] = [:]
+    private var nextClient: UInt64 = 0
+    private var data: AgentLink?
+
+    init(options: Options, log: Log) throws {
+        loop = try EventLoop()
+        self.options = options
+        self.log = log
+        transport = try Transport.selected()
+        try loop.onSignals([SIGTERM, SIGINT]) { [unowned self] _ in self.stop() }
+    }
+
+    func run() throws(Errno) {
+        // The data process may hold calls of an agent before us, whose ends are to be reported.
+        connectData()
+        serve()
+        try loop.run()
+    }
+
+    /// Leaves in order: calls under way go on without us.
+    private func stop() {
+        closeListener()
+        for client in clients.values { client.leave() }
+        data?.leave()
+        link?.close()
+        loop.stop()
+    }
+
+    // MARK: Control channel
+
+    private func serve() {
+        do throws(VchanError) {
+            let size = RingSize(atLeast: Limits.controlRing)!
+            let channel = try transport.listen(
+                for: .dom0, port: Port(Limits.controlPort)!, read: size, write: size)
+            let link = ControlLink(loop: loop, channel: channel) {
+                (type, length) throws(ProtocolError) in try Agent.checkLength(type, length)
+            }
+            link.onOpen = { [unowned self] in
+                self.link?.send(.hello, Hello(version: .ours).body)
+            }
+            link.onMessage = { [unowned self] in self.received($0, $1) }
+            link.onEnd = { [unowned self] in self.linkEnded($0) }
+            self.link = link
+            try link.start()
+        } catch {
+            log.error("the control channel cannot be served", ["reason": error.description])
+            link = nil
+            loop.schedule(after: Self.retryTime) { [unowned self] in self.serve() }
+        }
+    }
+
+    private static func checkLength(_ type: MessageType, _ length: Int) throws(ProtocolError) {
+        let allowed: ClosedRange<Int>
+        switch type {
+        case .hello: allowed = Hello.size...Hello.size
+        case .execCommandLine, .justExec:
+            allowed = (ConnectParameters.size + 1)...Limits.localBody
+        case .serviceConnect: allowed = ServiceConnect.size...ServiceConnect.size
+        case .serviceRefused: allowed = RequestIdent.size...RequestIdent.size
+        default: throw .unexpectedType(type, state: "from dom0")
+        }
+        guard allowed.contains(length) else {
+            throw .badLength(
+                type, length: length, expected: "\(allowed.lowerBound) to \(allowed.upperBound)")
+        }
+    }
+
+    private func received(_ type: MessageType, _ body: [UInt8]) {
+        do throws(ProtocolError) {
+            if version == nil {
+                guard type == .hello else { throw .unexpectedType(type, state: "before HELLO") }
+                version = try ProtocolVersion.negotiated(theirs: Hello(body: body).version)
+                log.info("connected to dom0", ["version": "\(version!.rawValue)"])
+                openListener()
+                return
+            }
+            switch type {
+            case .execCommandLine, .justExec:
+                execute(type, try ExecRequest(body: body, of: type), body)
+            case .serviceConnect: accepted(try ServiceConnect(body: body))
+            case .serviceRefused: refused(try ServiceRefused(body: body))
+            default: throw .unexpectedType(type, state: "after HELLO")
+            }
+        } catch {
+            linkEnded(.protocolError(error))
+        }
+    }
+
+    private func linkEnded(_ end: ControlLink.End) {
+        log.warning("the control channel ended", ["reason": end.description])
+        link?.close()
+        link = nil
+        version = nil
+        closeListener()
+        var orderly = false
+        if case .closed = end { orderly = true }
+        for client in clients.values where client.place == nil || !orderly { client.close() }
+        clients = clients.filter { !$0.value.isClosed }
+        if !orderly {
+            // Nobody controls these calls any more: the data process ends them.
+            data?.close()
+            data = nil
+            connectData()
+        }
+        loop.schedule(after: orderly ? 0 : Self.retryTime / 10) { [unowned self] in
+            if self.link == nil { self.serve() }
+        }
+    }
+
+    // MARK: Calls into this qube
+
+    private func execute(_ type: MessageType, _ request: ExecRequest, _ body: [UInt8]) {
+        if data == nil { connectData() }
+        guard let data else {
+            log.error("a call is dropped: the data process cannot be started")
+            link?.send(.connectionTerminated, request.connect.body)
+            return
+        }
+        log.info(
+            "call",
+            [
+                "command": String(decoding: request.command, as: UTF8.self),
+                "domain": "\(request.connect.domain)", "port": "\(request.connect.port)",
+            ])
+        data.send(type, body)
+    }
+
+    private func connectData() {
+        do throws(Errno) {
+            let path = AgentPaths.data(trigger: options.triggerSocket)
+            data = try AgentLink(loop: loop, taking: AgentDataStarter.connection(path)) {
+                [unowned self] in self.dataSaid($0)
+            }
+        } catch {
+            log.error("no connection to the data process", ["reason": error.description])
+        }
+    }
+
+    private func dataSaid(_ event: AgentLink.Event) {
+        switch event {
+        case .message(.connectionTerminated, let body):
+            // A termination that dom0's present daemon does not know is ignored there.
+            if version != nil { link?.send(.connectionTerminated, body) }
+        case .message, .farewell, .lost:
+            log.error("the data process is gone: its calls have ended")
+            data?.close()
+            data = nil
+            connectData()
+        }
+    }
+
+    // MARK: Calls out of this qube
+
+    private func openListener() {
+        do throws(Errno) {
+            try FileStatus.remove(options.triggerSocket)
+            // Every local user may ask: dom0's policy decides.
+            let socket = try UnixSocket.listen(options.triggerSocket, mode: 0o666)
+            let number = socket.number
+            listener = consume socket
+            try loop.watch(number, .readable) { [unowned self] _ in self.acceptClient() }
+        } catch {
+            log.error(
+                "local programs cannot ask for services",
+                ["socket": options.triggerSocket, "reason": error.description])
+        }
+    }
+
+    private func closeListener() {
+        guard let taken = listener.take() else { return }
+        loop.unwatch(taken.number)
+        try? FileStatus.remove(options.triggerSocket)
+    }
+
+    private func acceptClient() {
+        do throws(Errno) {
+            guard listener != nil else { return }
+            let connection = try UnixSocket.accept(listener!)
+            guard clients.count < Limits.connections else {
+                log.warning("too many calls at a time: one is refused")
+                return
+            }
+            let ident = RequestIdent("SOCKET\(nextClient)")!
+            nextClient += 1
+            let client = try TriggerClient(loop: loop, taking: connection, ident: ident)
+            client.onRequest = { [unowned self] in self.request($0, of: ident) }
+            client.onEnd = { [unowned self] in self.clientEnded(ident, $0) }
+            clients[ident] = client
+        } catch .resourceTemporarilyUnavailable {
+        } catch {
+            log.warning("a local client cannot be served", ["reason": error.description])
+        }
+    }
+
+    private func request(_ request: ServiceRequest, of ident: RequestIdent) {
+        guard let version, let link else {
+            clients[ident]?.close()
+            clients[ident] = nil
+            return
+        }
+        let body = request.body(version.triggerType)
+        var problem: String?
+        if !request.claimedSource.isEmpty, version < .v4 {
+            problem = "dom0 does not know claimed sources: it speaks version \(version.rawValue)"
+        } else if body.count > Limits.controlBody {
+            problem = "the service name is too long: \(request.service.utf8.count) bytes"
+        } else if version < .v3, request.service.utf8.count > Limits.serviceVersion2
+            || request.target.utf8.count > Limits.targetNameVersion2
+        {
+            problem = "dom0 speaks version 2, which has no room for these names"
+        }
+        if let problem {
+            log.warning("a request is refused here", ["reason": problem])
+            clients[ident]?.close()
+            clients[ident] = nil
+            return
+        }
+        link.send(version.triggerType, body)
+    }
+
+    private func accepted(_ message: ServiceConnect) {
+        guard let client = clients[message.ident] else {
+            log.info("an allowed call's client is gone", ["ident": message.ident.text])
+            link?.send(.connectionTerminated, message.connect.body)
+            return
+        }
+        client.accept(message.connect)
+    }
+
+    private func refused(_ message: ServiceRefused) {
+        guard let ident = message.ident else { return }
+        clients[ident]?.close()
+        clients[ident] = nil
+    }
+
+    private func clientEnded(_ ident: RequestIdent, _ reason: String?) {
+        guard let client = clients.removeValue(forKey: ident) else { return }
+        if let reason { log.warning("a local client is refused", ["reason": reason]) }
+        if let place = client.place, version != nil {
+            link?.send(.connectionTerminated, place.body)
+        }
+    }
+}

@@ -1,0 +1,253 @@
+import Glibc
+import LinuxSystem
+import QrexecProtocol
+import QrexecRuntime
+import SystemPackage
+import Vchan
+
+/// `qrexec-client-vm`: calls a service from a qube (specification, section 9).
+public enum ClientVM {
+    static let usage = """
+        Usage: qrexec-client-vm [OPTIONS] TARGET SERVICE[+ARGUMENT] [PROGRAM [ARGUMENTS…]]
+
+        Calls SERVICE in the qube TARGET (a name, @default, @dispvm, @adminvm, …), if dom0's
+        policy allows it, and connects it to standard input and output, or to PROGRAM's.
+
+          -t, --filter-escape-chars-stdout     replace what a terminal cannot be trusted with
+          -T, --filter-escape-chars-stderr     (default on a terminal)
+          --no-filter-escape-chars-stdout
+          --no-filter-escape-chars-stderr
+          --buffer-size=BYTES     ring size of the data channel each way (default 65536)
+          -a, --agent-socket=PATH socket of the agent (default /var/run/qubes/qrexec-agent)
+          -p, --prefix-data=TEXT  send TEXT before standard input
+          --use-stdin-socket      standard input is a socket, to be used both ways
+          -s, --source-qube=NAME  call for this remote qube (relays only)
+          -h, --help
+          --version
+
+        Exit status: that of the service; 125 it could not be started, 126 refused by policy,
+        127 no such service, 255 the connection was lost; 1 other failures, 2 wrong usage.
+        """
+
+    private struct Arguments {
+        var session = CallerSession.Options()
+        var bufferSize = Limits.dataRing
+        var agentSocket = AgentPaths.trigger
+        var source = ""
+        var target = ""
+        var service = ""
+    }
+
+    private enum Parsed {
+        case call(Arguments)
+        case help
+        case version
+    }
+
+    public static func run(arguments: [String]) -> Int32 {
+        let parsed: Parsed
+        do throws(OptionParser.UsageError) {
+            parsed = try parse(Array(arguments.dropFirst()))
+        } catch {
+            Terminal.printError("qrexec-client-vm: \(error.description)")
+            Terminal.printError("Try 'qrexec-client-vm --help'.")
+            return 2
+        }
+        switch parsed {
+        case .help:
+            Terminal.print(usage)
+            return 0
+        case .version:
+            Terminal.print(Version.line("qrexec-client-vm"))
+            return 0
+        case .call(let arguments): return call(arguments)
+        }
+    }
+
+    // MARK: Arguments
+
+    private static let parser = OptionParser(
+        [
+            .init(short: "t", long: "filter-escape-chars-stdout"),
+            .init(short: "T", long: "filter-escape-chars-stderr"),
+            .init(long: "no-filter-escape-chars-stdout"),
+            .init(long: "no-filter-escape-chars-stderr"),
+            .init(long: "buffer-size", takesValue: true),
+            .init(short: "a", long: "agent-socket", takesValue: true),
+            .init(short: "p", long: "prefix-data", takesValue: true),
+            .init(long: "use-stdin-socket"),
+            .init(short: "s", long: "source-qube", takesValue: true),
+            .init(short: "h", long: "help"),
+            .init(long: "version"),
+        ], stopsAtOperand: true)
+
+    private static func parse(
+        _ list: [String]
+    ) throws(OptionParser.UsageError) -> Parsed {
+        var result = Arguments()
+        var filterOutput: Bool?
+        var filterError: Bool?
+        var wantsHelp = false
+        var wantsVersion = false
+        let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
+            switch name {
+            case "filter-escape-chars-stdout": filterOutput = true
+            case "filter-escape-chars-stderr": filterError = true
+            case "no-filter-escape-chars-stdout": filterOutput = false
+            case "no-filter-escape-chars-stderr": filterError = false
+            case "buffer-size": result.bufferSize = try number(value)
+            case "agent-socket": result.agentSocket = value
+            case "prefix-data": result.session.prefix = Array(value.utf8)
+            case "use-stdin-socket": result.session.usesInputSocket = true
+            case "source-qube": result.source = value
+            case "help": wantsHelp = true
+            default: wantsVersion = true
+            }
+        }
+        if wantsHelp { return .help }
+        if wantsVersion { return .version }
+        guard operands.count >= 2 else {
+            throw OptionParser.UsageError("TARGET and SERVICE are needed")
+        }
+        // The old spelling of keywords.
+        result.target = String(operands[0].map { $0 == "$" ? "@" : $0 })
+        result.service = operands[1]
+        guard !result.service.isEmpty, !result.service.hasPrefix("+") else {
+            throw OptionParser.UsageError("the service has no name")
+        }
+        if operands.count > 2 {
+            if result.session.usesInputSocket {
+                throw OptionParser.UsageError("--use-stdin-socket excludes a local program")
+            }
+            result.session.localProgram = localProgram(Array(operands[2...]))
+        }
+        result.session.passesError = CurrentProcess.variable("PASS_LOCAL_STDERR") != nil
+        let hasProgram = result.session.localProgram != nil
+        result.session.filtersOutput = filterOutput ?? (!hasProgram && isatty(1) == 1)
+        result.session.filtersError = filterError ?? (isatty(2) == 1)
+        return .call(result)
+    }
+
+    private static func number(_ text: String) throws(OptionParser.UsageError) -> Int {
+        let value: Int?
+        if text.hasPrefix("0x") || text.hasPrefix("0X") {
+            value = Int(text.dropFirst(2), radix: 16)
+        } else if text.hasPrefix("0"), text.count > 1 {
+            value = Int(text.dropFirst(), radix: 8)
+        } else {
+            value = Int(text)
+        }
+        guard let value, value > 0, RingSize(atLeast: value) != nil else {
+            throw OptionParser.UsageError("--buffer-size: expected 1 to 1048576 bytes")
+        }
+        return value
+    }
+
+    private static func localProgram(_ command: [String]) -> SpawnRequest {
+        let name = command[0].split(separator: "/").last.map(String.init) ?? command[0]
+        return SpawnRequest(
+            path: command[0], arguments: [name] + command.dropFirst(),
+            environment: CurrentProcess.environment.filter {
+                !$0.hasPrefix("SAVED_FD_") && !$0.hasPrefix("QREXEC_AGENT_PID=")
+            } + ["QREXEC_AGENT_PID=\(CurrentProcess.id)"])
+    }
+
+    // MARK: The call
+
+    private static func call(_ arguments: Arguments) -> Int32 {
+        var log = Log(program: "qrexec-client-vm")
+        log.stampsTime = false
+        CurrentProcess.ignoreBrokenPipes()
+        do {
+            let agent = try connect(arguments.agentSocket)
+            guard let place = try ask(agent, arguments) else {
+                Terminal.printError("Request refused")
+                return CallStatus.refused
+            }
+            return try serve(place, agent: agent, arguments, log)
+        } catch let error as Failure {
+            Terminal.printError("qrexec-client-vm: \(error.reason)")
+        } catch {
+            Terminal.printError("qrexec-client-vm: \(error)")
+        }
+        return 1
+    }
+
+    private struct Failure: Error { let reason: String }
+
+    private static func connect(_ path: String) throws -> Descriptor {
+        do throws(Errno) {
+            let socket = try UnixSocket.connect(path)
+            try socket.setNonblocking(false)
+            return socket
+        } catch {
+            throw Failure(
+                reason: "no qrexec agent at \(path): \(error); does qrexec-agent run, "
+                    + "and is its qube connected to dom0?")
+        }
+    }
+
+    /// Sends the request and waits for the decision, which may need a person's answer.
+    ///
+    /// - Returns: nil when it was refused.
+    private static func ask(
+        _ agent: borrowing Descriptor, _ arguments: Arguments
+    ) throws -> ConnectParameters? {
+        let request = ServiceRequest(
+            claimedSource: String(decoding: arguments.source.utf8.prefix(Limits.targetName),
+                as: UTF8.self),
+            target: String(decoding: arguments.target.utf8.prefix(Limits.targetName),
+                as: UTF8.self),
+            ident: RequestIdent("SOCKET")!, service: arguments.service)
+        try agent.writeAll(encoded(.triggerService4, request.body(.triggerService4)))
+        var answer: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: ConnectParameters.size)
+        while answer.count < ConnectParameters.size {
+            let count: Int
+            do throws(Errno) {
+                count = try agent.read(into: &chunk)
+            } catch .connectionReset {
+                return nil
+            }
+            if count == 0 { return nil }
+            answer += chunk[..<count]
+            chunk = [UInt8](repeating: 0, count: ConnectParameters.size - answer.count)
+        }
+        return try ConnectParameters(body: answer, of: .serviceConnect)
+    }
+
+    private static func serve(
+        _ place: ConnectParameters, agent: borrowing Descriptor, _ arguments: Arguments,
+        _ log: Log
+    ) throws -> Int32 {
+        let size = RingSize(atLeast: arguments.bufferSize)!
+        guard let domain = DomainID(place.domain), let port = Port(place.port) else {
+            throw Failure(reason: "the agent named an impossible place")
+        }
+        let channel = try Transport.selected().listen(
+            for: domain, port: port, read: size, write: size)
+        let loop = try EventLoop()
+        var status: Int32 = 1
+        let session = CallerSession(
+            loop: loop, channel: channel, options: arguments.session, log: log
+        ) {
+            status = $0
+            loop.stop()
+        }
+        try loop.onSignals([SIGINT, SIGTERM, SIGHUP]) { signal in
+            session.restoreStreams()
+            CurrentProcess.die(of: signal)
+        }
+        let number = agent.number
+        try loop.watch(number, .readable) { _ in
+            // A farewell (any byte) means that the call goes on without the agent.
+            var byte: [UInt8] = [0]
+            let said = try? UnixSocket.receive(number, into: &byte)
+            loop.unwatch(number)
+            if said != 1 { session.abort("the agent is gone: the call ends") }
+        }
+        try session.start()
+        try loop.run()
+        return status & 0xFF
+    }
+}

@@ -1,1 +1,0 @@
-// The qube's side.

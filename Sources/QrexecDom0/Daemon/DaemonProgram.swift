@@ -1,0 +1,154 @@
+import Glibc
+import LinuxSystem
+import QrexecProtocol
+import QrexecRuntime
+import SystemPackage
+import Vchan
+
+/// `qrexec-daemon`.
+public enum DaemonProgram {
+    static let usage = """
+        Usage: qrexec-daemon [OPTIONS] [--] DOMID NAME [DEFAULT_USER]
+
+        Stands in dom0 for the qube NAME with domain number DOMID: asks the policy for the qube's
+        calls and passes dom0's and other qubes' calls to its agent. Returns when the agent is
+        connected. DEFAULT_USER is "user" unless given.
+
+          -u, --uuid=UUID       the qube's uuid
+          -D, --direct          stay in the foreground, log to standard error
+          -q, --quiet           warnings and errors only
+          --socket-dir=DIR      where the daemons' sockets are (default /var/run/qubes)
+          -h, --help
+          --version
+
+        Environment: QREXEC_STARTUP_TIMEOUT (seconds, default 60), QREXEC_STARTUP_NOWAIT,
+        QREXEC_POLICY_SOCKET, QUBESD_SOCKET, QREXEC_VCHAN.
+
+        Exit status: 0; 3 the agent did not connect in time; 1 any other failure.
+        """
+
+    private struct Arguments {
+        var daemon = Daemon.Options()
+        var direct = false
+        var quiet = false
+        var shown: String?
+        /// Of the process that stays, told by the one that waits.
+        var readyDescriptor: Int32?
+    }
+
+    public static func run(arguments: [String]) -> Int32 {
+        let parsed: Arguments
+        do throws(OptionParser.UsageError) {
+            parsed = try parse(Array(arguments.dropFirst()))
+        } catch {
+            Terminal.printError("qrexec-daemon: \(error.description)")
+            Terminal.printError("Try 'qrexec-daemon --help'.")
+            return 1
+        }
+        if let shown = parsed.shown {
+            Terminal.print(shown)
+            return 0
+        }
+        CurrentProcess.ignoreBrokenPipes()
+        do {
+            if parsed.direct || parsed.readyDescriptor != nil { return try serve(parsed) }
+            return try startInBackground(parsed, arguments)
+        } catch {
+            Terminal.printError("qrexec-daemon: \(error)")
+            return 1
+        }
+    }
+
+    private static let parser = OptionParser(
+        [
+            .init(short: "u", long: "uuid", takesValue: true),
+            .init(short: "D", long: "direct"),
+            .init(short: "q", long: "quiet"),
+            .init(long: "socket-dir", takesValue: true),
+            .init(long: "ready-descriptor", takesValue: true),
+            .init(short: "h", long: "help"),
+            .init(long: "version"),
+        ], stopsAtOperand: true)
+
+    private static func parse(
+        _ list: [String]
+    ) throws(OptionParser.UsageError) -> Arguments {
+        var result = Arguments()
+        let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
+            switch name {
+            case "uuid": result.daemon.uuid = value
+            case "direct": result.direct = true
+            case "quiet": result.quiet = true
+            case "socket-dir": result.daemon.socketDirectory = value
+            case "ready-descriptor": result.readyDescriptor = Int32(value)
+            case "help": result.shown = usage
+            default: result.shown = Version.line("qrexec-daemon")
+            }
+        }
+        if result.shown != nil { return result }
+        guard (2...3).contains(operands.count) else {
+            throw OptionParser.UsageError("DOMID and NAME are needed")
+        }
+        guard let number = UInt32(operands[0]), let domain = DomainID(number), domain != .dom0 else {
+            throw OptionParser.UsageError("'\(operands[0])' is no domain number above 0")
+        }
+        result.daemon.domain = domain
+        result.daemon.name = operands[1]
+        guard !operands[1].isEmpty, operands[1].utf8.allSatisfy(Names.isTargetCharacter) else {
+            throw OptionParser.UsageError("'\(LogText.line(operands[1]))' is no qube's name")
+        }
+        if operands.count == 3 { result.daemon.defaultUser = operands[2] }
+        return result
+    }
+
+    private static var startupTimeout: UInt64 {
+        guard let text = CurrentProcess.variable("QREXEC_STARTUP_TIMEOUT"),
+            let value = UInt64(text), value > 0, value < 1 << 30
+        else { return TimeLimits.daemonStart }
+        return value
+    }
+
+    private static var waitsForAgent: Bool {
+        CurrentProcess.variable("QREXEC_STARTUP_NOWAIT") == nil
+    }
+
+    private static func serve(_ arguments: Arguments) throws -> Int32 {
+        var log = Log(program: "qrexec-daemon/\(arguments.daemon.name)")
+        if arguments.quiet { log.threshold = .warning }
+        let daemon = try Daemon(options: arguments.daemon, log: log)
+        if let number = arguments.readyDescriptor {
+            var ready: Descriptor? = Descriptor(taking: number)
+            daemon.onReady = {
+                try? ready?.writeAll([1])
+                _ = ready.take()
+            }
+        }
+        let timeout = waitsForAgent ? startupTimeout : UInt64(1) << 30
+        return try daemon.run(startupTimeout: timeout)
+    }
+
+    /// Starts the process that stays, with its log, and waits until its agent has connected.
+    private static func startInBackground(
+        _ arguments: Arguments, _ list: [String]
+    ) throws -> Int32 {
+        let ready = try Descriptor.pipe()
+        let null = try Descriptor.open("/dev/null", O_RDONLY)
+        let logPath = "/var/log/qubes/qrexec.\(arguments.daemon.name).log"
+        let logFile = try Descriptor.open(logPath, O_WRONLY | O_CREAT | O_APPEND, mode: 0o660)
+        var request = SpawnRequest(
+            path: "/proc/self/exe",
+            arguments: ["qrexec-daemon", "--ready-descriptor=3"] + list.dropFirst(),
+            environment: CurrentProcess.environment)
+        request.descriptors = [null.number, logFile.number, logFile.number, ready.second.number]
+        request.directory = "/"
+        request.newSession = true
+        let child = try ChildProcess.spawn(request)
+        _ = consume ready.second
+        if !waitsForAgent { return 0 }
+        var byte: [UInt8] = [0]
+        if try ready.first.read(into: &byte) == 1 { return 0 }
+        let status = try child.reap()
+        Terminal.printError("qrexec-daemon: did not start (status \(status)); see \(logPath)")
+        return status == 3 ? 3 : 1
+    }
+}

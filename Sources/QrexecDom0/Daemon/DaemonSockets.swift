@@ -1,0 +1,34 @@
+import Glibc
+import LinuxSystem
+import SystemPackage
+import Vchan
+
+/// The daemon's local socket and the links that give it more names.
+struct DaemonSockets {
+    private let path: String
+    private let target: String
+    private let links: [String]
+
+    init(directory: String, domain: DomainID, name: String, uuid: String?) {
+        target = "qrexec.\(domain.rawValue)"
+        path = "\(directory)/\(target)"
+        var links = ["\(directory)/qrexec.\(name)"]
+        if let uuid { links.append("\(directory)/qrexec.uuid:\(uuid)") }
+        self.links = links
+    }
+
+    /// Listens. The socket is open to all: its directory is the guard.
+    func open() throws(Errno) -> Descriptor {
+        remove()
+        let socket = try UnixSocket.listen(path, mode: 0o666)
+        for link in links { try FileStatus.makeLink(link, to: target) }
+        return socket
+    }
+
+    func remove() {
+        for link in links where FileStatus.linkText(link) == target {
+            try? FileStatus.remove(link)
+        }
+        try? FileStatus.remove(path)
+    }
+}

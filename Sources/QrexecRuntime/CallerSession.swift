@@ -1,0 +1,155 @@
+import Glibc
+public import LinuxSystem
+import QrexecProtocol
+import SystemPackage
+public import Vchan
+
+/// The caller's side of one call: serves the data channel and joins it to this program's standard
+/// streams, or to a local program's.
+public final class CallerSession {
+    public struct Options: Sendable {
+        /// Started when the service's side has connected; its descriptors are set here.
+        public var localProgram: SpawnRequest?
+        /// Whether the local program also gets the original standard error.
+        public var passesError = false
+        /// Whether what a terminal cannot be trusted with is replaced.
+        public var filtersOutput = false
+        public var filtersError = false
+        /// Goes to the service before standard input.
+        public var prefix: [UInt8] = []
+        /// Standard input is a stream socket to be used both ways.
+        public var usesInputSocket = false
+        /// Seconds for the service's side to connect; nil waits for ever.
+        public var connectTimeout: UInt64? = TimeLimits.qubeConnect
+
+        public init() {}
+    }
+
+    private let loop: EventLoop
+    private let options: Options
+    private let log: Log
+    private let pump: DataPump
+    private var streams = StandardStreams()
+    private var connectTimer: EventLoop.Timer?
+    private var child: ChildProcess?
+    private var childStatus: Int32?
+    private var status: Int32?
+    private let onEnd: (Int32) -> Void
+
+    /// - Parameter onEnd: gets the call's exit status: the service's, or the local program's when
+    ///   the service's is 0, or 255 when the channel closed before the exit status came.
+    public init(
+        loop: EventLoop, channel: consuming Channel, options: Options, log: Log,
+        onEnd: @escaping (Int32) -> Void
+    ) {
+        self.loop = loop
+        self.options = options
+        self.log = log
+        self.onEnd = onEnd
+        pump = DataPump(loop: loop, channel: channel, role: .caller, log: log)
+    }
+
+    public func start() throws(VchanError) {
+        pump.onOpen = { [unowned self] in self.opened() }
+        pump.onEnd = { [unowned self] in self.pumpEnded($0) }
+        if let limit = options.connectTimeout {
+            connectTimer = loop.schedule(after: seconds(limit)) { [weak self] in
+                self?.abort("the other side did not connect within \(limit) s")
+            }
+        }
+        try pump.start()
+    }
+
+    /// Ends the call at once with status 255.
+    public func abort(_ reason: String) {
+        log.error(reason)
+        pump.close()
+        finish(CallStatus.closedEarly)
+    }
+
+    /// Gives shared streams their mode back; for programs that end by a signal.
+    public func restoreStreams() { streams.restore() }
+
+    private func opened() {
+        if let timer = connectTimer { loop.cancel(timer) }
+        connectTimer = nil
+        do throws(Errno) {
+            if options.localProgram != nil {
+                try attachLocalProgram()
+            } else if options.usesInputSocket {
+                let input = try Descriptor.duplicate(of: 0)
+                try pump.attachMainSink(input.duplicate(), isSocket: true)
+                try pump.attachSource(.dataStdin, input, isSocket: true)
+            } else {
+                try attachStandardStreams()
+            }
+            let error = try streams.take(2, writing: true)
+            let kind = try Descriptor.kind(of: error.number)
+            try pump.attachErrorSink(
+                error, isSocket: kind == .socket, filter: options.filtersError)
+        } catch {
+            abort("the local streams cannot be used: \(error)")
+        }
+    }
+
+    private func attachStandardStreams() throws(Errno) {
+        let output = try streams.take(1, writing: true)
+        let outputKind = try Descriptor.kind(of: output.number)
+        try pump.attachMainSink(
+            output, isSocket: outputKind == .socket, filter: options.filtersOutput)
+        let input = try streams.take(0, writing: false)
+        let inputKind = try Descriptor.kind(of: input.number)
+        try pump.attachSource(.dataStdin, input, isSocket: inputKind == .socket)
+        if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
+    }
+
+    private func attachLocalProgram() throws(Errno) {
+        guard var request = options.localProgram else { return }
+        let input = try UnixSocket.pair()
+        let output = try UnixSocket.pair()
+        // The original streams follow behind 0, 1 and 2 (SAVED_FD_0, …).
+        request.descriptors = [input.second.number, output.second.number, 2, 0, 1]
+        request.environment += ["SAVED_FD_0=3", "SAVED_FD_1=4"]
+        if options.passesError {
+            request.descriptors.append(2)
+            request.environment.append("SAVED_FD_2=5")
+        }
+        let started = try ChildProcess.spawn(request)
+        let number = started.pidfd.number
+        child = consume started
+        try loop.watch(number, .readable) { [unowned self] _ in self.childExited() }
+        try pump.attachMainSink(input.first, isSocket: true)
+        try pump.attachSource(.dataStdin, output.first, isSocket: true)
+        if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
+    }
+
+    private func childExited() {
+        guard let ended = child.take() else { return }
+        loop.unwatch(ended.pidfd.number)
+        childStatus = (try? ended.reap()) ?? CallStatus.problem
+        if let status { finish(status) }
+    }
+
+    private func pumpEnded(_ end: DataPump.End) {
+        switch end {
+        case .finished:
+            finish(pump.exitCode ?? CallStatus.closedEarly)
+            return
+        case .closedEarly: log.error("the connection was closed before the service ended")
+        case .protocolError(let error):
+            log.error("the other side broke the protocol: \(error)")
+        case .failed(let error): log.error("\(error)")
+        }
+        finish(CallStatus.closedEarly)
+    }
+
+    private func finish(_ remote: Int32) {
+        if let timer = connectTimer { loop.cancel(timer) }
+        connectTimer = nil
+        status = remote
+        // The local program sees the end of its input and ends by itself.
+        if child != nil { return }
+        streams.restore()
+        onEnd(remote != 0 ? remote : childStatus ?? 0)
+    }
+}

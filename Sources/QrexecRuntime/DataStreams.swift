@@ -1,0 +1,97 @@
+import LinuxSystem
+import SystemPackage
+import QrexecProtocol
+
+/// A local stream whose bytes go to the peer.
+final class DataSource {
+    enum State {
+        case open
+        /// Nothing more comes; the peer has not been told for lack of room.
+        case endToSend
+        case ended
+    }
+
+    let type: MessageType
+    let isSocket: Bool
+    private var descriptor: Descriptor?
+    var state: State
+    /// Whether a read may give something; the first one is always tried.
+    var isReady = true
+    /// Goes out before anything from the descriptor.
+    var prefix: [UInt8] = []
+
+    init(type: MessageType, taking descriptor: consuming Descriptor, isSocket: Bool) {
+        self.type = type
+        self.isSocket = isSocket
+        self.descriptor = consume descriptor
+        state = .open
+    }
+
+    init(ended type: MessageType) {
+        self.type = type
+        isSocket = false
+        state = .endToSend
+    }
+
+    var number: Int32? { descriptor?.number }
+    var isEnded: Bool { state == .ended }
+
+    func close() { _ = descriptor.take() }
+}
+
+/// A local stream that takes the peer's bytes.
+final class DataSink {
+    private var descriptor: Descriptor?
+    private(set) var isSocket = false
+    private(set) var filter = false
+    private(set) var isClosed = false
+    /// Whether a write may be taken; the first one is always tried.
+    var isReady = true
+    /// The peer's end of the stream came.
+    var sawEnd = false
+    /// Bytes that passed the filter and wait for the terminal.
+    var filtered: [UInt8] = []
+
+    func attach(_ descriptor: consuming Descriptor, isSocket: Bool, filter: Bool) {
+        self.descriptor = consume descriptor
+        self.isSocket = isSocket
+        self.filter = filter
+    }
+
+    var number: Int32? { descriptor?.number }
+
+    /// Sockets are shut down, so that their reader sees the end even where others hold them.
+    func close() {
+        if isSocket, let number { UnixSocket.shutdown(number, writing: true) }
+        _ = descriptor.take()
+        isClosed = true
+    }
+
+    /// Writes what passed the filter; whether all of it went out.
+    func writeFiltered() -> Bool {
+        do throws(Errno) {
+            while !filtered.isEmpty, descriptor != nil {
+                let bytes = filtered
+                filtered.removeFirst(try descriptor!.write(bytes.span))
+            }
+            return true
+        } catch .resourceTemporarilyUnavailable {
+            isReady = false
+            return false
+        } catch {
+            close()
+            return false
+        }
+    }
+}
+
+/// What a terminal may see of a peer's output (section 7).
+enum TerminalFilter {
+    /// Printable ASCII, TAB, LF, CR, BS and BEL pass; everything else becomes `_`.
+    static func safe(_ byte: UInt8) -> UInt8 {
+        switch byte {
+        case 0x20...0x7E, 0x09, 0x0A, 0x0D, 0x08, 0x07: byte
+        default: 0x5F
+        }
+    }
+}

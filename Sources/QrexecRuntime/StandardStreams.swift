@@ -1,0 +1,32 @@
+import Glibc
+public import LinuxSystem
+import SystemPackage
+
+/// The program's own standard streams, made usable in an event loop without changing the mode that
+/// other programs on the same terminal or pipe rely on.
+public struct StandardStreams: ~Copyable {
+    private var switched: [Int32] = []
+
+    public init() {}
+
+    /// A non-blocking descriptor for stream 0, 1 or 2. The stream itself then leads to /dev/null,
+    /// so that closing the descriptor is what its other end sees; a closed stream is an empty one.
+    public mutating func take(_ number: Int32, writing: Bool) throws(Errno) -> Descriptor {
+        let null = try Descriptor.open("/dev/null", writing ? O_WRONLY : O_RDONLY)
+        guard let kind = try? Descriptor.kind(of: number) else { return null }
+        var wasSwitched = false
+        let taken = try Descriptor.privateNonblocking(
+            number, writing: writing, switched: &wasSwitched)
+        if wasSwitched {
+            switched.append(taken.number)
+        } else if number != 2, kind != .terminal {
+            try null.replace(number)
+        }
+        return taken
+    }
+
+    /// Gives the shared streams their blocking mode back. The descriptors taken must still be open.
+    public func restore() {
+        for number in switched { Descriptor.setNonblocking(number, false) }
+    }
+}

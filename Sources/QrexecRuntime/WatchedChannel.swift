@@ -1,0 +1,69 @@
+import LinuxSystem
+import SystemPackage
+public import Vchan
+
+/// A vchan in an event loop: calls back when something may have happened on it.
+public final class WatchedChannel {
+    private let loop: EventLoop
+    private var held: Channel?
+    private var watched: Int32?
+    private let onEvent: () -> Void
+
+    /// - Parameter onEvent: to call `progress` and look; also called once soon after `start`.
+    public init(loop: EventLoop, channel: consuming Channel, onEvent: @escaping () -> Void) {
+        self.loop = loop
+        self.held = consume channel
+        self.onEvent = onEvent
+    }
+
+    public var isClosed: Bool { held == nil }
+
+    /// The channel; not to be touched after `close`.
+    public var channel: Channel {
+        _read { yield held! }
+        _modify { yield &held! }
+    }
+
+    /// Begins to watch.
+    public func start() throws(VchanError) {
+        try watch()
+        loop.defer { [weak self] in self?.event() }
+    }
+
+    private func event() {
+        if held != nil { onEvent() }
+    }
+
+    private func watch() throws(VchanError) {
+        let number = channel.pollDescriptor
+        do throws(Errno) {
+            try loop.watch(number, .readable) { [weak self] _ in self?.event() }
+            watched = number
+        } catch {
+            throw .system(call: "epoll_ctl", error)
+        }
+    }
+
+    private func unwatch() {
+        if let number = watched { loop.unwatch(number) }
+        watched = nil
+    }
+
+    /// Takes notice of what happened on the channel.
+    public func progress() throws(VchanError) {
+        guard channel.state == .waiting else {
+            try channel.progress()
+            return
+        }
+        // The descriptor to poll may change while the peer is joining.
+        unwatch()
+        try channel.progress()
+        try watch()
+    }
+
+    /// Closes in order: what is written can still be read by the peer.
+    public func close() {
+        unwatch()
+        held.take()?.close()
+    }
+}
