@@ -20,38 +20,50 @@ public enum AgentProgram {
         QUBES_RPC_CONFIG_PATH.
         """
 
+    private struct Arguments {
+        var agent = Agent.Options()
+        var shown: String?
+    }
+
+    private static func parse(
+        _ list: [String]
+    ) throws(OptionParser.UsageError) -> Arguments {
+        let parser = OptionParser([
+            .init(short: "a", long: "agent-socket", takesValue: true),
+            .init(short: "h", long: "help"),
+            .init(long: "version"),
+        ])
+        var result = Arguments()
+        let operands = try parser.parse(list) { name, value in
+            switch name {
+            case "agent-socket": result.agent.triggerSocket = value
+            case "help": result.shown = usage
+            default: result.shown = Version.line("qrexec-agent")
+            }
+        }
+        if let extra = operands.first {
+            throw OptionParser.UsageError("unexpected argument '\(extra)'")
+        }
+        return result
+    }
+
     public static func run(arguments: [String]) -> Int32 {
         let log = Log(program: "qrexec-agent")
-        var options = Agent.Options()
-        var shown: String?
+        let parsed: Arguments
         do throws(OptionParser.UsageError) {
-            let parser = OptionParser([
-                .init(short: "a", long: "agent-socket", takesValue: true),
-                .init(short: "h", long: "help"),
-                .init(long: "version"),
-            ])
-            let operands = try parser.parse(Array(arguments.dropFirst())) { name, value in
-                switch name {
-                case "agent-socket": options.triggerSocket = value
-                case "help": shown = usage
-                default: shown = Version.line("qrexec-agent")
-                }
-            }
-            if let extra = operands.first {
-                throw OptionParser.UsageError("unexpected argument '\(extra)'")
-            }
+            parsed = try parse(Array(arguments.dropFirst()))
         } catch {
             Terminal.printError("qrexec-agent: \(error.description)")
             Terminal.printError("Try 'qrexec-agent --help'.")
             return 1
         }
-        if let shown {
+        if let shown = parsed.shown {
             Terminal.print(shown)
             return 0
         }
         CurrentProcess.ignoreBrokenPipes()
         do {
-            try Agent(options: options, log: log).run()
+            try Agent(options: parsed.agent, log: log).run()
             return 0
         } catch {
             log.error("cannot run", ["reason": "\(error)"])
