@@ -77,6 +77,10 @@ let package = Package(
             name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
         .testTarget(
+            name: "PolicyServiceTests",
+            dependencies: ["QrexecDom0", "QrexecPolicy", "QrexecRuntime", "LinuxSystem", system],
+            swiftSettings: ours),
+        .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
             resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
     ]
