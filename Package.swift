@@ -73,6 +73,16 @@ let package = Package(
             ],
             swiftSettings: ours),
 
+        // The policy tools for people: ArgumentParser and Foundation are welcome here.
+        .target(
+            name: "PolicyTools",
+            dependencies: [
+                "LinuxSystem", "QrexecPolicy", "QrexecRuntime", "QrexecDom0", argumentParser, system,
+            ],
+            swiftSettings: ours),
+        .executableTarget(
+            name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
+
         .testTarget(
             name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),

@@ -19,6 +19,8 @@ public final class PolicyAuthority {
     private var engine: PolicyEngine?
     private var engineGeneration = -1
     private var informationIsNew = true
+    private let statusPath: String?
+    private var isWrittenAsKnown = false
     /// Requests that wait until a change of the qubes is fetched.
     private var waiting: [(query: PolicyQuery, since: UInt64, reply: (PolicyVerdict) -> Void)] = []
 
@@ -30,10 +32,12 @@ public final class PolicyAuthority {
     /// - Parameters:
     ///   - qubesdSocket: where `admin.Events` is asked for.
     ///   - internalSocket: where system information is asked for.
+    ///   - statusPath: a file that tells the state to `qubes-policy status`.
     public init(
         _ loop: EventLoop, _ directories: PolicyDirectories, log: Log,
-        qubesdSocket: String, internalSocket: String
+        qubesdSocket: String, internalSocket: String, statusPath: String? = nil
     ) throws(Errno) {
+        self.statusPath = statusPath
         self.loop = loop
         self.log = log
         store = try PolicyStore(directories, log: log)
@@ -42,12 +46,27 @@ public final class PolicyAuthority {
         feed.onChange = { [unowned self] in
             self.informationIsNew = true
             self.answerWaiting()
+            // The number of qubes may be a little old, whether they are known never is.
+            if self.isWrittenAsKnown != (self.feed.state != .unknown) { self.writeStatus() }
         }
+        store.onLoad = { [unowned self] in self.writeStatus() }
         try loop.watch(store.descriptor, .readable) { [unowned self] _ in self.store.refresh() }
+        writeStatus()
         feed.start()
     }
 
-    deinit { loop.unwatch(store.descriptor) }
+    deinit {
+        loop.unwatch(store.descriptor)
+        if let statusPath { try? FileStatus.remove(statusPath) }
+    }
+
+    private func writeStatus() {
+        guard let statusPath else { return }
+        isWrittenAsKnown = feed.state != .unknown
+        PolicyStatus.write(
+            to: statusPath, policy: store.policy, loadedAt: store.loadedAt, errors: store.errors,
+            feed: feed)
+    }
 
     /// Reads all policy files again.
     public func reload() { store.reload() }

@@ -37,6 +37,11 @@ public enum PolicyDaemon {
         var socket = "/run/qubes/policy.sock"
         var evalSocket = "/etc/qubes-rpc/policy.EvalSimple"
         var guiSocket = "/etc/qubes-rpc/policy.EvalGUI"
+
+        /// Beside the socket.
+        var statusPath: String {
+            socket == "/run/qubes/policy.sock" ? PolicyStatus.defaultPath : socket + ".status"
+        }
     }
 
     /// Runs the daemon until it is told to end.
@@ -93,7 +98,8 @@ public enum PolicyDaemon {
                 loop, directories, log: log,
                 qubesdSocket: CurrentProcess.variable("QUBESD_SOCKET") ?? "/var/run/qubesd.sock",
                 internalSocket: CurrentProcess.variable("QUBESD_INTERNAL_SOCKET")
-                    ?? "/var/run/qubesd.internal.sock")
+                    ?? "/var/run/qubesd.internal.sock",
+                statusPath: options.statusPath)
             let server = try PolicyServer(loop, path: options.socket, log: log) {
                 authority.decide($0, $1)
             }

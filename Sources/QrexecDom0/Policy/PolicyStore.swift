@@ -17,6 +17,10 @@ final class PolicyStore {
     private(set) var errors: [PolicyDiagnostic] = []
     /// Counts the changes of `policy`.
     private(set) var generation = 0
+    /// When `policy` was read.
+    private(set) var loadedAt: String?
+    /// Called after each reading.
+    var onLoad: () -> Void = {}
 
     init(_ directories: PolicyDirectories, log: Log) throws(Errno) {
         self.directories = directories
@@ -58,6 +62,7 @@ final class PolicyStore {
             }
         }
         errors = result.errors
+        defer { onLoad() }
         guard result.isUsable else {
             log.error(
                 policy == nil
@@ -67,6 +72,7 @@ final class PolicyStore {
         }
         policy = result.policy
         generation += 1
+        loadedAt = Timestamp.now
         log.info(
             "policy loaded",
             ["rules": "\(result.policy.ruleCount)", "files": "\(result.policy.files.count)"])
