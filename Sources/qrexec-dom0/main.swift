@@ -5,6 +5,8 @@ import QrexecRuntime
 var tools: [String: MultiCall.Tool] = [
     "qrexec-daemon": DaemonProgram.run,
     "qrexec-policy-daemon": PolicyDaemon.run,
+    "qrexec-policy": PolicyExec.run,
+    "qrexec-policy-exec": PolicyExec.run,
     "qubes-policy-admin": PolicyAdminProgram.run,
 ]
 for service in PolicyAdminProgram.services { tools[service] = PolicyAdminProgram.run }

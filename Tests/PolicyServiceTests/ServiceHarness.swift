@@ -14,7 +14,7 @@ final class ServiceHarness {
     let root: String
     let qubesd: FakeQubesd
     private(set) var authority: PolicyAuthority!
-    private(set) var server: PolicyServer!
+    private(set) var server: RequestServer!
     private let logFile: Descriptor
 
     init(policy: [String: String], qubesdAnswers: Bool = true) throws {
@@ -27,12 +27,16 @@ final class ServiceHarness {
         for (name, text) in policy { write(name, text) }
         var log = Log(program: "test")
         log.descriptor = logFile.number
+        var paths = PolicyAuthority.Paths()
+        paths.qubesd = root + "/qubesd.sock"
+        paths.qubesdInternal = root + "/qubesd.internal.sock"
+        paths.status = root + "/status"
+        paths.services = [root]
+        paths.client = "/bin/cat"
         authority = try PolicyAuthority(
-            loop, PolicyDirectories([root + "/policy.d"]), log: log,
-            qubesdSocket: root + "/qubesd.sock", internalSocket: root + "/qubesd.internal.sock")
-        server = try PolicyServer(loop, path: root + "/policy.sock", log: log) {
-            [unowned self] query, reply in self.authority.decide(query, reply)
-        }
+            loop, PolicyDirectories([root + "/policy.d"]), log: log, paths: paths)
+        server = try PolicyServer.forDaemons(
+            authority, loop, path: root + "/policy.sock", log: log)
         if qubesdAnswers { try run(until: { self.qubesd.fetches >= 2 }) }
     }
 

@@ -20,34 +20,54 @@ public final class PolicyAuthority {
     private var engineGeneration = -1
     private var informationIsNew = true
     private let statusPath: String?
+    private let prompts: PolicyPrompts
+    private var refusalLimit = RateLimiter(burst: 200, perSecond: 20)
     private var isWrittenAsKnown = false
     /// Requests that wait until a change of the qubes is fetched.
-    private var waiting: [(query: PolicyQuery, since: UInt64, reply: (PolicyVerdict) -> Void)] = []
+    private var waiting: [Waiting] = []
 
     /// Requests that may wait at a time; more are denied.
     static let maximumWaiting = 4096
     /// Nanoseconds that one may wait.
     static let waitingTime = seconds(5)
 
-    /// - Parameters:
-    ///   - qubesdSocket: where `admin.Events` is asked for.
-    ///   - internalSocket: where system information is asked for.
-    ///   - statusPath: a file that tells the state to `qubes-policy status`.
+    /// Where the others are that it talks to.
+    public struct Paths: Sendable {
+        /// Where `admin.Events` is asked for.
+        public var qubesd = "/var/run/qubesd.sock"
+        /// Where system information is asked for.
+        public var qubesdInternal = "/var/run/qubesd.internal.sock"
+        /// A file that tells the state to `qubes-policy status`; nil writes none.
+        public var status: String?
+        /// The program that calls policy.Ask in a GUI qube.
+        public var client = "/usr/bin/qrexec-client"
+        /// Directories with the socket services policy.Ask and policy.Notify of dom0.
+        public var services = ServiceLookup.configured.directories
+
+        /// The usual places, or those that QUBESD_SOCKET and QUBESD_INTERNAL_SOCKET name.
+        public init() {
+            if let path = CurrentProcess.variable("QUBESD_SOCKET") { qubesd = path }
+            if let path = CurrentProcess.variable("QUBESD_INTERNAL_SOCKET") {
+                qubesdInternal = path
+            }
+        }
+    }
+
     public init(
-        _ loop: EventLoop, _ directories: PolicyDirectories, log: Log,
-        qubesdSocket: String, internalSocket: String, statusPath: String? = nil
+        _ loop: EventLoop, _ directories: PolicyDirectories, log: Log, paths: Paths = Paths()
     ) throws(Errno) {
-        self.statusPath = statusPath
+        statusPath = paths.status
         self.loop = loop
         self.log = log
+        prompts = PolicyPrompts(loop, log: log, paths: paths)
         store = try PolicyStore(directories, log: log)
         feed = SystemInformationFeed(
-            loop, log: log, eventsPath: qubesdSocket, internalPath: internalSocket)
+            loop, log: log, eventsPath: paths.qubesd, internalPath: paths.qubesdInternal)
         feed.onChange = { [unowned self] in
             self.informationIsNew = true
             self.answerWaiting()
             // The number of qubes may be a little old, whether they are known never is.
-            if self.isWrittenAsKnown != (self.feed.state != .unknown) { self.writeStatus() }
+            if self.isWrittenAsKnown != self.feed.isKnown { self.writeStatus() }
         }
         store.onLoad = { [unowned self] in self.writeStatus() }
         try loop.watch(store.descriptor, .readable) { [unowned self] _ in self.store.refresh() }
@@ -62,7 +82,7 @@ public final class PolicyAuthority {
 
     private func writeStatus() {
         guard let statusPath else { return }
-        isWrittenAsKnown = feed.state != .unknown
+        isWrittenAsKnown = feed.isKnown
         PolicyStatus.write(
             to: statusPath, policy: store.policy, loadedAt: store.loadedAt, errors: store.errors,
             feed: feed)
@@ -71,26 +91,55 @@ public final class PolicyAuthority {
     /// Reads all policy files again.
     public func reload() { store.reload() }
 
-    /// Decides a request: at once, or when a change of the qubes that is being fetched is known.
+    /// Whether the qubes are known; until then calls wait or are denied.
+    var knowsQubes: Bool { feed.isKnown }
+
+    /// Whether two qubes are shown by a GUI qube: they have its tag (section 13.2).
+    func isShown(by guiQube: String, _ qubes: String...) -> Bool {
+        feed.refresh()
+        if !feed.isKnown { return false }
+        return qubes.allSatisfy { name in
+            feed.information.qube(named: name)?.tags.contains("guivm-" + guiQube) ?? false
+        }
+    }
+
+    /// Decides a request: at once, or when a change of the qubes that is being fetched is known, or
+    /// when a person has answered.
     ///
-    /// - Parameter reply: called exactly once.
-    public func decide(_ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void) {
+    /// - Parameter reply: called exactly once, unless the request is given up.
+    /// - Returns: what gives the request up when the client has gone, to be kept until `reply`; nil
+    ///   when it is answered.
+    public func decide(
+        _ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void
+    ) -> (() -> Void)? {
         store.refresh()
         feed.refresh()
         updateEngine()
         switch feed.state {
         case .current: break
-        case .changing: return wait(query, reply)
+        case .starting, .changing: return wait(query, reply)
         case .unknown:
-            return reply(unable(query, "the qubes are not known: \(feed.problem)"))
+            reply(unable(query, "the qubes are not known: \(feed.problem)"))
+            return nil
         }
-        guard let engine else { return reply(unable(query, "no policy could be loaded")) }
-        let decision = engine.decide(
-            source: query.source.span, target: query.target.span, service: query.service.span,
-            claimedSource: query.claimedSource.span)
+        guard let engine else {
+            reply(unable(query, "no policy could be loaded"))
+            return nil
+        }
+        let decision = decide(engine, query)
         // It may have been started just now.
         if decision.reason == .notRunning && feed.isRefreshing { return wait(query, reply) }
-        finish(engine, decision, query, reply)
+        if decision.outcome == .ask && !query.assumesYes && !query.justEvaluates {
+            return ask(engine, decision, query, reply)
+        }
+        reply(finish(engine, decision, query))
+        return nil
+    }
+
+    private func decide(_ engine: PolicyEngine, _ query: PolicyQuery) -> Decision {
+        engine.decide(
+            source: query.source.span, target: query.target.span, service: query.service.span,
+            claimedSource: query.claimedSource.span)
     }
 
     private func updateEngine() {
@@ -106,33 +155,65 @@ public final class PolicyAuthority {
 
     // MARK: Waiting for a change to be known
 
-    private func wait(_ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void) {
+    /// A request that waits, until it is answered or given up.
+    private final class Waiting {
+        let query: PolicyQuery
+        let since = CurrentProcess.now
+        let reply: (PolicyVerdict) -> Void
+        var isGivenUp = false
+        /// What it waits for after it was decided: a person.
+        var cancel: (() -> Void)?
+
+        init(_ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void) {
+            self.query = query
+            self.reply = reply
+        }
+
+        func giveUp() {
+            isGivenUp = true
+            cancel?()
+            cancel = nil
+        }
+    }
+
+    private func wait(
+        _ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void
+    ) -> (() -> Void)? {
         if waiting.count >= Self.maximumWaiting {
-            return reply(unable(query, "too many requests wait for system information"))
+            reply(unable(query, "too many requests wait for system information"))
+            return nil
         }
         if waiting.isEmpty {
-            loop.schedule(after: Self.waitingTime) { [unowned self] in self.dropWaiting() }
+            loop.schedule(after: Self.waitingTime) { [weak self] in self?.dropWaiting() }
         }
-        waiting.append((query, CurrentProcess.now, reply))
+        let entry = Waiting(query, reply)
+        waiting.append(entry)
+        return { [weak entry] in entry?.giveUp() }
     }
 
     private func answerWaiting() {
-        if waiting.isEmpty || feed.state == .changing { return }
+        if waiting.isEmpty || feed.state == .changing || feed.state == .starting { return }
         let ready = waiting
         waiting = []
-        for entry in ready { decide(entry.query, entry.reply) }
+        for entry in ready where !entry.isGivenUp {
+            // The one who gives up knows this entry; it lives on for as long as somebody is asked.
+            entry.cancel = decide(entry.query) { verdict in
+                entry.cancel = nil
+                entry.reply(verdict)
+            }
+        }
     }
 
     private func dropWaiting() {
         let now = CurrentProcess.now
         let late = waiting.filter { now - $0.since >= Self.waitingTime }
         waiting.removeAll { now - $0.since >= Self.waitingTime }
-        for entry in late {
+        for entry in late where !entry.isGivenUp {
             entry.reply(unable(entry.query, "a change of the qubes was not told in time"))
         }
         if let first = waiting.first {
-            loop.schedule(after: first.since + Self.waitingTime - now) { [unowned self] in
-                self.dropWaiting()
+            loop.schedule(after: first.since + Self.waitingTime - now) { [weak self] in
+                self?.dropWaiting()
             }
         }
     }
@@ -146,18 +227,95 @@ public final class PolicyAuthority {
         return PolicyVerdict(answer: Array("result=deny\nreason=\(text)\n".utf8), isAllowed: false)
     }
 
+    /// Makes the answer of a decision, and tells the log and people.
     private func finish(
-        _ engine: PolicyEngine, _ decision: Decision, _ query: PolicyQuery,
-        _ reply: @escaping (PolicyVerdict) -> Void
-    ) {
+        _ engine: PolicyEngine, _ decision: Decision, _ query: PolicyQuery
+    ) -> PolicyVerdict {
         var decision = decision
         if decision.outcome == .ask {
             decision =
                 query.assumesYes
                 ? engine.assumingYes(decision) : engine.refused(decision, .noPrompt)
         }
-        if !query.justEvaluates { record(engine, decision, query) }
-        reply(verdict(engine, decision, query))
+        if !query.justEvaluates {
+            record(engine, decision, query)
+            if decision.notify && !decision.reason.isInvalidRequest {
+                let target =
+                    decision.outcome == .allow
+                    ? engine.text(of: decision.target) : Self.text(query.target)
+                prompts.notify(
+                    engine, decision, service: Self.text(query.service), target: target)
+            }
+        }
+        return verdict(engine, decision, query)
+    }
+
+    // MARK: Asking
+
+    private func ask(
+        _ engine: PolicyEngine, _ decision: Decision, _ query: PolicyQuery,
+        _ reply: @escaping (PolicyVerdict) -> Void
+    ) -> (() -> Void)? {
+        if decision.question?.isDefaultMissing == true {
+            log.warning(
+                "default_target is not among the targets", ["rule": rule(engine, decision)])
+        }
+        return prompts.ask(engine, decision, service: Self.text(query.service)) {
+            [weak self] answer in
+            guard let self else { return }
+            switch answer {
+            case .allow(let target):
+                self.whenCurrent {
+                    reply(self.consented(engine, decision, query, target))
+                }
+            case .deny:
+                reply(self.finish(engine, engine.refused(decision, .deniedByUser), query))
+            case .none(let reason):
+                reply(self.finish(engine, engine.refused(decision, reason), query))
+            }
+        }
+    }
+
+    /// Does something when no change of the qubes is being fetched, after a second in any case.
+    private func whenCurrent(attempts: Int = 100, _ action: @escaping () -> Void) {
+        feed.refresh()
+        if feed.state != .changing || attempts == 0 { return action() }
+        loop.schedule(after: milliseconds(10)) { [weak self] in
+            self?.whenCurrent(attempts: attempts - 1, action)
+        }
+    }
+
+    /// A person has allowed a call. Meanwhile policy or the qubes may have changed: what was
+    /// allowed must still be allowed by asking, and be about the same two qubes.
+    private func consented(
+        _ asked: PolicyEngine, _ decision: Decision, _ query: PolicyQuery, _ target: String
+    ) -> PolicyVerdict {
+        store.refresh()
+        feed.refresh()
+        updateEngine()
+        let chosen = asked.answered(decision, target: target)
+        guard chosen.outcome == .allow else { return finish(asked, chosen, query) }
+        guard let engine, feed.state == .current else {
+            return unable(query, "the qubes are not known: \(feed.problem)")
+        }
+        let again = decide(engine, query)
+        var now = again
+        if again.outcome == .ask { now = engine.answered(again, target: target) }
+        guard again.outcome == .ask, now.outcome == .allow,
+            isSame(asked, chosen.source, engine, now.source),
+            isSame(asked, chosen.target.qube, engine, now.target.qube)
+        else { return finish(engine, engine.refused(again, .changedMeanwhile), query) }
+        return finish(engine, now, query)
+    }
+
+    /// Whether two numbers mean the same qube: its uuid, which no other will ever have.
+    private func isSame(
+        _ first: PolicyEngine, _ index: Int32, _ second: PolicyEngine, _ other: Int32
+    ) -> Bool {
+        guard index >= 0, other >= 0 else { return false }
+        let before = first.system.qubes[Int(index)]
+        let after = second.system.qubes[Int(other)]
+        return before.name == after.name && before.uuid == after.uuid
     }
 
     private func verdict(
@@ -175,23 +333,39 @@ public final class PolicyAuthority {
         return PolicyVerdict(answer: answer, isAllowed: isAllowed)
     }
 
-    /// The line of the log that people look for (section 13.1), with the rule that decided.
+    private func rule(_ engine: PolicyEngine, _ decision: Decision) -> String {
+        if decision.rule < 0 { return "none" }
+        let location = engine.policy.location(of: Int(decision.rule))
+        return "\(location.file.path):\(location.line)"
+    }
+
+    /// The line of the log that people look for (section 13.1), with the rule that decided. A qube
+    /// that is refused all the time does not fill the log.
     private func record(_ engine: PolicyEngine, _ decision: Decision, _ query: PolicyQuery) {
-        var rule = "none"
-        if decision.rule >= 0 {
-            let location = engine.policy.location(of: Int(decision.rule))
-            rule = "\(location.file.path):\(location.line)"
-        }
         if decision.outcome == .allow {
             let source = Self.text(query.source)
             let requested = engine.text(of: decision.requested)
             log.info(
                 "qrexec: \(Self.fullService(query)): \(source) -> \(requested): "
-                    + "allowed to \(engine.text(of: decision.target))", ["rule": rule])
-        } else if decision.reason.isInvalidRequest {
+                    + "allowed to \(engine.text(of: decision.target))",
+                ["rule": rule(engine, decision)])
+            return
+        }
+        switch refusalLimit.admit(Self.text(query.source)) {
+        case .admitted: break
+        case .refusedFirst:
+            log.warning(
+                "too many refused calls: left out of the log for now",
+                ["source": Self.text(query.source)])
+            return
+        case .refused: return
+        }
+        if decision.reason.isInvalidRequest {
             log.info("\(Self.call(query)): error loading policy: \(decision.reason.text)")
         } else {
-            log.info("\(Self.call(query)): denied: \(decision.reason.text)", ["rule": rule])
+            log.info(
+                "\(Self.call(query)): denied: \(decision.reason.text)",
+                ["rule": rule(engine, decision)])
         }
     }
 

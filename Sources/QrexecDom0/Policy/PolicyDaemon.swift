@@ -94,20 +94,27 @@ public enum PolicyDaemon {
             ? PolicyDirectories() : PolicyDirectories(options.policyPaths)
         do throws(Errno) {
             let loop = try EventLoop()
-            let authority = try PolicyAuthority(
-                loop, directories, log: log,
-                qubesdSocket: CurrentProcess.variable("QUBESD_SOCKET") ?? "/var/run/qubesd.sock",
-                internalSocket: CurrentProcess.variable("QUBESD_INTERNAL_SOCKET")
-                    ?? "/var/run/qubesd.internal.sock",
-                statusPath: options.statusPath)
-            let server = try PolicyServer(loop, path: options.socket, log: log) {
-                authority.decide($0, $1)
+            var paths = PolicyAuthority.Paths()
+            paths.status = options.statusPath
+            let authority = try PolicyAuthority(loop, directories, log: log, paths: paths)
+            let server = try PolicyServer.forDaemons(
+                authority, loop, path: options.socket, log: log)
+            var others: [RequestServer] = []
+            for (path, isGUI) in [(options.evalSocket, false), (options.guiSocket, true)] {
+                do throws(Errno) {
+                    others.append(
+                        try PolicyServer.forEvaluation(
+                            authority, loop, path: path, isGUI: isGUI, log: log))
+                } catch {
+                    // Calls between qubes do not need them.
+                    log.warning("cannot serve on \(path): \(error)")
+                }
             }
             try loop.onSignals([SIGTERM, SIGINT, SIGHUP]) { signal in
                 if signal == SIGHUP { authority.reload() } else { loop.stop() }
             }
             log.info("listening", ["socket": options.socket])
-            try withExtendedLifetime(server) { () throws(Errno) in try loop.run() }
+            try withExtendedLifetime((server, others)) { () throws(Errno) in try loop.run() }
             log.info("ended")
             return 0
         } catch {

@@ -12,7 +12,7 @@ public enum PolicyStatus {
         to path: String, policy: Policy?, loadedAt: String?, errors: [PolicyDiagnostic],
         feed: SystemInformationFeed
     ) {
-        let isKnown = feed.state != .unknown
+        let isKnown = feed.isKnown
         let json = JSONValue.object([
             ("pid", .number("\(CurrentProcess.id)")),
             ("rules", policy.map { .number("\($0.ruleCount)") } ?? .null),

@@ -10,6 +10,8 @@ import SystemPackage
 /// again and all is fetched anew.
 final class SystemInformationFeed {
     enum State: Equatable {
+        /// The first connection is being made.
+        case starting
         /// No connection, or nothing fetched yet.
         case unknown
         /// Something that rules can see has changed and is being fetched.
@@ -33,12 +35,14 @@ final class SystemInformationFeed {
     private var retryDelay = milliseconds(50)
     private var deadline: EventLoop.Timer?
 
-    private(set) var state = State.unknown
+    private(set) var state = State.starting
     private(set) var information = SystemInformation([])
     /// Why nothing is known.
     private(set) var problem = "qubesd was not asked yet"
     /// Whether qubes that were started or stopped are being fetched.
     var isRefreshing: Bool { isDirty || fetch != nil }
+    /// Whether `information` is that of a living connection.
+    var isKnown: Bool { state == .current || state == .changing }
     /// Called whenever `state` or `information` have changed.
     var onChange: () -> Void = {}
 
