@@ -128,11 +128,14 @@ struct SandboxPlan: Equatable {
         for name in ProgramTree.directories {
             arguments += ["--ro-bind", "\(Self.gathered)/usr/\(name)", "/usr/\(name)"]
         }
+        // Parents that bubblewrap makes by itself are closed to all but their owner.
+        arguments += ["--dir", ProgramTree.programs]
         for index in programs.directories.indices {
             arguments += ["--ro-bind", "\(Self.gathered)/p\(index)", "\(ProgramTree.programs)/\(index)"]
         }
         for (index, directory) in Self.libraryDirectories.enumerated() {
             let name = "p\(programs.directories.count + index)"
+            arguments += Self.parents(of: directory).flatMap { ["--dir", $0] }
             arguments += ["--ro-bind", "\(Self.gathered)/\(name)", directory]
         }
         for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
@@ -143,6 +146,12 @@ struct SandboxPlan: Equatable {
             }
         }
         return arguments
+    }
+
+    /// `/a` and `/a/b` for `/a/b/c`.
+    private static func parents(of path: String) -> [String] {
+        let parts = path.split(separator: "/").dropLast()
+        return parts.indices.map { "/" + parts[...$0].joined(separator: "/") }
     }
 
     /// Makes the directories of the domain in the store, both ways, for every number there is.
