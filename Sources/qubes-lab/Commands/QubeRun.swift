@@ -33,7 +33,7 @@ final class QubeRun {
         _ = try client.ask(.run(qube))
         var request = request
         request.environment["TERM"] = CurrentProcess.variable("TERM") ?? "dumb"
-        if Terminal.isTerminal(0), Terminal.isTerminal(1), let size = try? Terminal.size(0) {
+        if TerminalDevice.isTerminal(0), TerminalDevice.isTerminal(1), let size = try? TerminalDevice.size(0) {
             request.terminal = .init(rows: size.rows, columns: size.columns)
         }
         let run: QubeRun

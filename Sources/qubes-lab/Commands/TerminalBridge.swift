@@ -28,7 +28,7 @@ final class TerminalBridge {
         self.master = master
         input = try Descriptor.privateNonblocking(0, writing: false, switched: &inputSwitched)
         output = try Descriptor.privateNonblocking(1, writing: true, switched: &outputSwitched)
-        try Terminal.enterRawMode(0)
+        try TerminalDevice.enterRawMode(0)
         passSize()
         try loop.watch(input.number, .readable) { [unowned self] _ in self.pumpToQube() }
         try loop.watch(output.number, []) { [unowned self] _ in self.pumpToUser() }
@@ -39,8 +39,8 @@ final class TerminalBridge {
     }
 
     func passSize() {
-        guard let size = try? Terminal.size(0) else { return }
-        try? Terminal.setSize(master.number, size)
+        guard let size = try? TerminalDevice.size(0) else { return }
+        try? TerminalDevice.setSize(master.number, size)
     }
 
     /// Shows what is left and gives the terminal back.
@@ -50,7 +50,7 @@ final class TerminalBridge {
         pumpToUser()
         if !toUser.pending.isEmpty { try? Descriptor.writeAll(toUser.pending, to: 1) }
         for number in [input.number, output.number, master.number] { loop.unwatch(number) }
-        Terminal.restore()
+        TerminalDevice.restore()
         if inputSwitched { try? input.setNonblocking(false) }
         if outputSwitched { try? output.setNonblocking(false) }
     }

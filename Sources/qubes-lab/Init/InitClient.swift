@@ -115,9 +115,9 @@ final class InitClient {
         owner: UInt32, _ size: ProgramRequest.TerminalSize
     ) throws(ProgramStart.Failure) -> DescriptorPair {
         do throws(Errno) {
-            let pair = try Terminal.makePair(owner: owner)
-            try Terminal.setSize(
-                pair.first.number, Terminal.Size(rows: size.rows, columns: size.columns))
+            let pair = try TerminalDevice.makePair(owner: owner)
+            try TerminalDevice.setSize(
+                pair.first.number, TerminalDevice.Size(rows: size.rows, columns: size.columns))
             return pair
         } catch {
             throw ProgramStart.Failure(status: 125, reason: "cannot make a terminal: \(error)")

@@ -3,7 +3,7 @@ import Glibc
 public import SystemPackage
 
 /// Terminals: making pairs, raw mode, sizes.
-public enum Terminal {
+public enum TerminalDevice {
     public struct Size: Sendable, Equatable {
         public var rows: UInt16
         public var columns: UInt16
