@@ -49,7 +49,7 @@ struct QubeFiles {
         for volatile in ["run", "tmp"] { try PathStatus.removeTree("\(root)/\(volatile)") }
         try makeDirectories()
         try makeGeneratedFiles()
-        if let share { try overlay(share, onto: root) }
+        if let share, PathStatus.exists(share) { try overlay(share, onto: root) }
     }
 
     private func give(_ path: String, uid: UInt32? = nil, gid: UInt32? = nil) throws(Errno) {
@@ -92,6 +92,8 @@ struct QubeFiles {
         }
         if settings.isDom0 {
             try makeDirectory("run/qubes", mode: 0o2770, gid: qubesGroup)
+            // The directory of the old policy format, which is read as well.
+            try makeDirectory("etc/qubes-rpc/policy", mode: 0o2775, gid: qubesGroup)
             for path in ["etc/qubes/policy.d", "etc/qubes/policy.d/include", "run/qubes/policy.d"] {
                 try makeDirectory(path, mode: 0o2775, gid: qubesGroup)
             }

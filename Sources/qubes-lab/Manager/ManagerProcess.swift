@@ -86,8 +86,10 @@ final class ManagerProcess {
             if signal != SIGHUP { self.end() }
         }
         try watchProgress()
-        lab.start("dom0") { [unowned self] error in
-            if let error { self.fail(error.message) } else { self.startQubes() }
+        loop.defer { [unowned self] in
+            self.lab.start("dom0") { error in
+                if let error { self.fail(error.message) } else { self.startQubes() }
+            }
         }
     }
 
@@ -163,6 +165,7 @@ final class ManagerProcess {
     }
 
     private func finish() {
+        lab.trash.stop()
         report("dom0 is halted", isDone: true)
         loop.stop()
     }

@@ -23,6 +23,13 @@ final class Trash {
             process = consume child
         }
 
+        func end() {
+            if let child = process.take() {
+                child.signal(SIGKILL)
+                _ = try? child.reap()
+            }
+        }
+
         func reap() { if let child = process.take() { _ = try? child.reap() } }
     }
 
@@ -53,6 +60,15 @@ final class Trash {
             Log(program: "qubes-lab").warning(
                 "cannot remove a tree", ["path": path, "error": "\(error)"])
         }
+    }
+
+    /// Leaves what is not removed yet to `down`, which removes everything.
+    func stop() {
+        for worker in workers.values {
+            loop.unwatch(worker.pidfd)
+            worker.end()
+        }
+        workers = [:]
     }
 
     private func ended(_ pid: Int32) {
