@@ -44,7 +44,8 @@ final class PolicyStore {
         // that only the files name is watched after the first reading, which is then repeated.
         var result: PolicyLoadResult
         var rounds = 0
-        _ = watch(directories.directories)
+        // What is watched stays watched meanwhile: giving it up and taking it again is an event, too.
+        _ = watch(directories.directories + watches.keys)
         repeat {
             result = Policy.load(directories)
             rounds += 1
