@@ -116,7 +116,8 @@ final class QubesdConnection {
             self?.answer(error.map { .exception($0) } ?? .ok([]))
         }
         switch request.method {
-        case "admin.vm.Start": manager.start(try server.qube(request.destination).name, completion: done)
+        case "admin.vm.Start":
+            manager.start(try server.qube(request.destination).name, completion: done)
         case "admin.vm.Shutdown":
             manager.shutdown(try server.qube(request.destination).name, completion: done)
         case "admin.vm.Kill":
@@ -135,7 +136,8 @@ final class QubesdConnection {
     private func createDisposable(_ request: QubesdRequest) {
         let wantsUUID = request.payload == Array("uuid".utf8)
         // dom0 as the destination means the caller's own default.
-        let template = request.destination == "dom0" ? nil : try? server.qube(request.destination).name
+        let template =
+            request.destination == "dom0" ? nil : try? server.qube(request.destination).name
         if request.destination != "dom0", template == nil {
             return answer(.exception(.noSuchQube(request.destination)))
         }

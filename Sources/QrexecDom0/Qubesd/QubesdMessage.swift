@@ -112,7 +112,11 @@ public enum QubesdResponse: Sendable, Equatable {
         for byte in fields.first ?? [] {
             if percent {
                 percent = false
-                if byte == 0x25 { result.append(byte) } else { result += arguments.popFirst() ?? [] }
+                if byte == 0x25 {
+                    result.append(byte)
+                } else {
+                    result += arguments.popFirst() ?? []
+                }
             } else if byte == 0x25 {
                 percent = true
             } else {

@@ -22,7 +22,8 @@ enum QubesdQueries {
             guard let value = try server.qube(request.destination).features[request.argument] else {
                 throw QubesdError(
                     type: "QubesFeatureNotFoundError",
-                    message: "Feature not set for domain \(request.destination): \(request.argument)")
+                    message:
+                        "Feature not set for domain \(request.destination): \(request.argument)")
             }
             return value
         case "admin.vm.property.Get":

@@ -9,8 +9,9 @@ struct LabLog {
     private static let maximumSize = 64 << 20
 
     private func lines(of path: String) -> [Substring] {
-        guard let bytes = try? Descriptor.open(path, O_RDONLY | O_NOFOLLOW)
-            .readAll(limit: Self.maximumSize)
+        guard
+            let bytes = try? Descriptor.open(path, O_RDONLY | O_NOFOLLOW)
+                .readAll(limit: Self.maximumSize)
         else { return [] }
         return String(decoding: bytes, as: UTF8.self).split(separator: "\n")
     }

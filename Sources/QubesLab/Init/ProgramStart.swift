@@ -23,9 +23,12 @@ struct ProgramStart {
             let hint =
                 CurrentProcess.effectiveUser == 0
                 ? "" : "; a lab that an ordinary user started has the account 'user' only"
-            throw Failure(status: 125, reason: "no user '\(LogText.line(name))' in this qube\(hint)")
+            throw Failure(
+                status: 125, reason: "no user '\(LogText.line(name))' in this qube\(hint)")
         }
-        guard CurrentProcess.effectiveUser == 0 || account.identity.uid == CurrentProcess.effectiveUser
+        guard
+            CurrentProcess.effectiveUser == 0
+                || account.identity.uid == CurrentProcess.effectiveUser
         else {
             throw Failure(
                 status: 125,

@@ -26,7 +26,8 @@ struct LabControl {
         try state.prepare()
         guard state.isOurs() else {
             throw LabError(
-                "\(state.path) holds files that are not a lab's; choose another directory with --state")
+                "\(state.path) holds files that are not a lab's; choose another directory with --state"
+            )
         }
         var lock = try state.takeLock()
         guard lock != nil else { return .alreadyRunning }

@@ -110,7 +110,9 @@ struct SandboxPlan: Equatable {
         let xen = "\(Self.gathered)/xen"
         arguments += ["--ro-bind", xen, "/run/xen-local"]
         arguments += ["--bind", "\(xen)/self", "/run/xen-local/self"]
-        for directory in ["/mnt", "/opt", "/srv", "/media", "/rw"] { arguments += ["--dir", directory] }
+        for directory in ["/mnt", "/opt", "/srv", "/media", "/rw"] {
+            arguments += ["--dir", directory]
+        }
         return arguments + ["--chdir", "/", "--", "/usr/lib/qubes/qubes-lab", "init"]
     }
 
@@ -131,7 +133,9 @@ struct SandboxPlan: Equatable {
         // Parents that bubblewrap makes by itself are closed to all but their owner.
         arguments += ["--dir", ProgramTree.programs]
         for index in programs.directories.indices {
-            arguments += ["--ro-bind", "\(Self.gathered)/p\(index)", "\(ProgramTree.programs)/\(index)"]
+            arguments += [
+                "--ro-bind", "\(Self.gathered)/p\(index)", "\(ProgramTree.programs)/\(index)",
+            ]
         }
         for (index, directory) in Self.libraryDirectories.enumerated() {
             let name = "p\(programs.directories.count + index)"

@@ -33,7 +33,9 @@ final class QubeRun {
         _ = try client.ask(.run(qube))
         var request = request
         request.environment["TERM"] = CurrentProcess.variable("TERM") ?? "dumb"
-        if TerminalDevice.isTerminal(0), TerminalDevice.isTerminal(1), let size = try? TerminalDevice.size(0) {
+        if TerminalDevice.isTerminal(0), TerminalDevice.isTerminal(1),
+            let size = try? TerminalDevice.size(0)
+        {
             request.terminal = .init(rows: size.rows, columns: size.columns)
         }
         let run: QubeRun
@@ -61,9 +63,11 @@ final class QubeRun {
         let null = try Descriptor.open("/dev/null", O_RDWR)
         var descriptors = [file.number]
         if request.terminal == nil {
-            // A stream that is closed here is empty there.
-            descriptors += (Int32(0)...2).map {
-                (try? Descriptor.kind(of: $0)) == nil ? null.number : $0
+            for stream in Int32(0)...2 {
+                // A stream that is closed here is empty there.
+                let isOpen = (try? Descriptor.kind(of: stream)) != nil
+                descriptors.append(isOpen ? stream : null.number)
+                PathStatus.openPipe(stream)
             }
         }
         _ = try UnixSocket.send(connection, [1], descriptors: descriptors, wait: true)

@@ -4,10 +4,11 @@ import LinuxSystem
 import QrexecRuntime
 
 /// The command line of `qubes-lab`.
-struct QubesLab: ParsableCommand {
+struct LabCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "qubes-lab",
-        abstract: "Runs dom0 and qubes as sandboxes on this machine, with the real qrexec programs.",
+        abstract:
+            "Runs dom0 and qubes as sandboxes on this machine, with the real qrexec programs.",
         discussion: """
             A lab is for development and tests: it is no security boundary.
 

@@ -3,7 +3,9 @@
 struct SettingsLines {
     private let text: [Substring]
 
-    init(_ text: String) { self.text = text.split(separator: "\n", omittingEmptySubsequences: false) }
+    init(_ text: String) {
+        self.text = text.split(separator: "\n", omittingEmptySubsequences: false)
+    }
 
     /// 1-based; of the nearest table around the key when it is written in a way not looked for, and
     /// 0 when there is not even that.
@@ -43,7 +45,9 @@ struct SettingsLines {
 
     private static func trimmed(_ text: Substring) -> Substring {
         var text = text.drop { $0 == " " || $0 == "\t" }
-        while let last = text.last, last == " " || last == "\t" || last == "\r" { text.removeLast() }
+        while let last = text.last, last == " " || last == "\t" || last == "\r" {
+            text.removeLast()
+        }
         return text
     }
 }

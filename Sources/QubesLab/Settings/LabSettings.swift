@@ -44,7 +44,9 @@ struct QubeSettings: Codable, Equatable {
     /// A domain name as the specification has it (appendix A); nil when it is fine.
     static func problem(ofName name: String) -> String? {
         let bytes = Array(name.utf8)
-        let isLetter = { (byte: UInt8) in (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) }
+        let isLetter = { (byte: UInt8) in
+            (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
+        }
         guard (1...31).contains(bytes.count) else { return "must have 1 to 31 characters" }
         guard isLetter(bytes[0]) else { return "must begin with a letter" }
         let others = Array("0123456789_.-".utf8)

@@ -249,7 +249,8 @@ final class Lab: QubeManager {
     /// The socket that shows that a qube can be called, or that policy is answered.
     private func socket(of qube: Qube) -> String {
         let directory = "\(dom0.files.root)/run/qubes"
-        return qube.settings.isDom0 ? "\(directory)/policy.sock" : "\(directory)/qrexec.\(qube.domain ?? 0)"
+        return qube.settings.isDom0
+            ? "\(directory)/policy.sock" : "\(directory)/qrexec.\(qube.domain ?? 0)"
     }
 
     private func removeSockets(of qube: Qube, _ domain: UInt32) {

@@ -90,7 +90,9 @@ struct SettingsFile {
     ) throws(Invalid) {
         let place = ["qubes", qube.name, key]
         let string = { () throws(Invalid) -> String in
-            guard let text = table[key]?.string else { throw invalid(place, "\(key) must be a string") }
+            guard let text = table[key]?.string else {
+                throw invalid(place, "\(key) must be a string")
+            }
             return text
         }
         let bool = { () throws(Invalid) -> Bool in

@@ -69,8 +69,10 @@ struct QubeFiles {
     private func makeDirectories() throws(Errno) {
         let user = Ownership.userID
         for path in [
-            "etc", "etc/pam.d", "etc/qubes", "etc/qubes-rpc", "etc/qubes/rpc-config", "etc/profile.d",
-            "var", "var/cache", "var/lib", "var/log", "var/spool", "var/opt", "var/mail", "var/local",
+            "etc", "etc/pam.d", "etc/qubes", "etc/qubes-rpc", "etc/qubes/rpc-config",
+            "etc/profile.d",
+            "var", "var/cache", "var/lib", "var/log", "var/spool", "var/opt", "var/mail",
+            "var/local",
             "run", "run/lock", "run/user", "run/xen-local", "run/qubes-rpc", "usr", "usr/local",
             "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/share", "usr/local/etc",
             "usr/local/etc/qubes-rpc", "usr/local/etc/qubes", "usr/local/etc/qubes/rpc-config",

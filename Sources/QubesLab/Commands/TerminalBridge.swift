@@ -74,7 +74,11 @@ final class TerminalBridge {
         if toUser.isOpen, toUser.pending.isEmpty { interest.insert(.readable) }
         if !toQube.pending.isEmpty { interest.insert(.writable) }
         // A terminal whose programs are gone is always hung up: it is not looked at any more.
-        if toUser.isOpen { loop.setInterest(master.number, interest) } else { loop.unwatch(master.number) }
+        if toUser.isOpen {
+            loop.setInterest(master.number, interest)
+        } else {
+            loop.unwatch(master.number)
+        }
     }
 
     private static func pump(

@@ -31,6 +31,7 @@ final class LogCollector {
             let (input, output) = Self.split(pipe)
             self.input = try Self.nonblocking(input)
             self.output = Descriptor(taking: output)
+            PathStatus.openPipe(output)
         }
 
         private static func split(_ pipe: consuming DescriptorPair) -> (Int32, Int32) {
@@ -98,7 +99,8 @@ final class LogCollector {
     private static func harmless(_ text: String) -> String {
         var result = ""
         for scalar in text.unicodeScalars {
-            let isControl = scalar.value < 0x20 && scalar != "\t" || (0x7F..<0xA0).contains(scalar.value)
+            let isControl =
+                scalar.value < 0x20 && scalar != "\t" || (0x7F..<0xA0).contains(scalar.value)
             result.unicodeScalars.append(isControl ? "_" : scalar)
         }
         return result

@@ -33,7 +33,9 @@ struct Launcher {
             case "--base": base = UInt32(value)
             case "--domain": domain = UInt32(value) ?? 0
             case "--read-only", "--writable":
-                guard let name = rest.popFirst() else { throw LabError("\(option) needs two values") }
+                guard let name = rest.popFirst() else {
+                    throw LabError("\(option) needs two values")
+                }
                 parts.append(
                     SandboxPlan.Part(
                         source: value, name: name, readOnly: option == "--read-only"))
