@@ -66,15 +66,34 @@ let package = Package(
         .executableTarget(
             name: "qrexec-dom0", dependencies: ["QrexecDom0"],
             swiftSettings: ours, linkerSettings: staticPIE),
-        .executableTarget(
-            name: "qubes-lab",
+        .target(
+            name: "QubesLab",
             dependencies: [
                 "LinuxSystem", "QrexecRuntime", "QrexecDom0", "TOMLKit", argumentParser, system,
             ],
             swiftSettings: ours),
+        .executableTarget(name: "qubes-lab", dependencies: ["QubesLab"], swiftSettings: ours),
+
+        // The policy tools for people: ArgumentParser and Foundation are welcome here.
+        .target(
+            name: "PolicyTools",
+            dependencies: [
+                "LinuxSystem", "QrexecPolicy", "QrexecRuntime", "QrexecDom0", argumentParser, system,
+            ],
+            swiftSettings: ours),
+        .executableTarget(
+            name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
 
         .testTarget(
             name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
+            swiftSettings: ours),
+        .testTarget(
+            name: "LabTests",
+            dependencies: ["QubesLab", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system],
+            swiftSettings: ours),
+        .testTarget(
+            name: "PolicyServiceTests",
+            dependencies: ["QrexecDom0", "QrexecPolicy", "QrexecRuntime", "LinuxSystem", system],
             swiftSettings: ours),
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],

@@ -41,3 +41,10 @@ extension FileStatus {
         }
     }
 }
+
+extension FileStatus {
+    /// Gives a file to a group; its owner stays.
+    public static func setGroup(_ path: String, _ group: UInt32) throws(Errno) {
+        _ = try retrying { unsafe chown(path, uid_t.max, group) }
+    }
+}

@@ -131,7 +131,7 @@ private func withOptionalCString<Result>(
 }
 
 /// Strings as a NULL-terminated vector of C strings in one allocation.
-private func withCStrings<Result>(
+func withCStrings<Result>(
     _ strings: [String],
     _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
 ) -> Result {

@@ -203,17 +203,24 @@ public enum ClientVM {
         var answer: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: ConnectParameters.size)
         while answer.count < ConnectParameters.size {
-            let count: Int
-            do throws(Errno) {
-                count = try agent.read(into: &chunk)
-            } catch .connectionReset {
-                return nil
-            }
+            let count = try readOrReset(agent, into: &chunk)
             if count == 0 { return nil }
             answer += chunk[..<count]
             chunk = [UInt8](repeating: 0, count: ConnectParameters.size - answer.count)
         }
         return try ConnectParameters(body: answer, of: .serviceConnect)
+    }
+
+    /// An agent that goes away in the middle refuses as much as one that closes.
+    private static func readOrReset(
+        _ agent: borrowing Descriptor, into chunk: inout [UInt8]
+    ) throws(Errno) -> Int {
+        do throws(Errno) {
+            return try agent.read(into: &chunk)
+        } catch {
+            if error == .connectionReset { return 0 }
+            throw error
+        }
     }
 
     private static func serve(

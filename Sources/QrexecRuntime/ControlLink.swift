@@ -29,7 +29,7 @@ public final class ControlLink {
     private var watched: WatchedChannel!
     private var assembler: MessageAssembler
     private var queue: [UInt8] = []
-    private var chunk = [UInt8](repeating: 0, count: Limits.controlRing)
+    private var chunk: [UInt8] = []
     private var isOpen = false
     private var ended = false
 
@@ -113,9 +113,10 @@ public final class ControlLink {
             queue.removeFirst(count)
             moved = count > 0
         }
-        let count = try watched.channel.receive(into: &chunk, count: chunk.count)
+        chunk.removeAll(keepingCapacity: true)
+        let count = try watched.channel.receive(into: &chunk, count: Int(Limits.controlRing))
         guard count > 0 else { return moved }
-        assembler.append(chunk[..<count])
+        assembler.append(chunk[...])
         do throws(ProtocolError) {
             while !ended, let message = try assembler.next() {
                 onMessage(message.type, message.body)

@@ -371,7 +371,7 @@ public final class DataPump {
         case .end(let toError):
             return deliverEnd(toError ? errorSink : mainSink)
         case .exitCode(var bytes, let rest):
-            var byte: [UInt8] = [0]
+            var byte: [UInt8] = []
             guard try watched.channel.receive(into: &byte, count: 1) == 1 else { return false }
             if bytes.count < 4 { bytes.append(byte[0]) }
             if rest > 1 {
@@ -503,8 +503,8 @@ public final class DataPump {
             if sink.isClosed { close(sink: sink) }
             return nil
         }
-        var bytes = [UInt8](repeating: 0, count: min(rest, 4096))
-        let count = try watched.channel.receive(into: &bytes, count: bytes.count)
+        var bytes: [UInt8] = []
+        let count = try watched.channel.receive(into: &bytes, count: min(rest, 4096))
         sink.filtered = bytes[..<count].map(TerminalFilter.safe)
         _ = sink.writeFiltered()
         return count

@@ -2,9 +2,13 @@ import LinuxSystem
 import QrexecDom0
 import QrexecRuntime
 
-MultiCall(
-    program: "qrexec-dom0",
-    tools: [
-        "qrexec-daemon": DaemonProgram.run
-    ]
-).run()
+var tools: [String: MultiCall.Tool] = [
+    "qrexec-daemon": DaemonProgram.run,
+    "qrexec-policy-daemon": PolicyDaemon.run,
+    "qrexec-policy": PolicyExec.run,
+    "qrexec-policy-exec": PolicyExec.run,
+    "qubes-policy-admin": PolicyAdminProgram.run,
+]
+for service in PolicyAdminProgram.services { tools[service] = PolicyAdminProgram.run }
+
+MultiCall(program: "qrexec-dom0", tools: tools).run()

@@ -1,1 +1,3 @@
-// The tool is picked by the name the program is started by.
+import QubesLab
+
+LabProgram.main()

@@ -62,11 +62,19 @@ extension PolicyEngine {
         return set.targets(source: source)
     }
 
+    /// The targets as people are shown them: `@dispvm` is the source's own.
+    public func shownTargets(of decision: Decision) -> [String] {
+        (decision.question?.targets ?? []).map { target in
+            target == "@dispvm"
+                ? shownText(of: CallTarget(.disposable), source: decision.source) : target
+        }
+    }
+
     /// The user's answer to a question: one of its targets, then handled as allowed (section 12.6).
     public func answered(_ decision: Decision, target: String) -> Decision {
-        guard let question = decision.question, question.targets.contains(target) else {
-            return denied(decision, .badAnswer)
-        }
+        guard let question = decision.question,
+            question.targets.contains(target) || shownTargets(of: decision).contains(target)
+        else { return denied(decision, .badAnswer) }
         var reason = DenialReason.none
         let bytes = Array(target.utf8)
         let chosen = requestedTarget(bytes.span, &reason)

@@ -51,6 +51,8 @@ public enum DenialReason: UInt8, Sendable {
     case deniedByUser
     case badAnswer
     case noPrompt
+    case tooManyPrompts
+    case changedMeanwhile
 
     /// What the log and tools say.
     public var text: String {
@@ -71,6 +73,8 @@ public enum DenialReason: UInt8, Sendable {
         case .deniedByUser: "denied by the user"
         case .badAnswer: "the prompt gave no valid answer"
         case .noPrompt: "there is nobody to ask"
+        case .tooManyPrompts: "too many calls to ask about"
+        case .changedMeanwhile: "policy or qubes changed while somebody was asked"
         }
     }
 

@@ -1,0 +1,103 @@
+import LinuxSystem
+import QrexecPolicy
+import QrexecRuntime
+import SystemPackage
+
+/// `qrexec-policy-exec`: decides one call without the service, asking people where a rule says so.
+public enum PolicyExec {
+    static let program = "qrexec-policy-exec"
+
+    static let help = """
+        usage: qrexec-policy-exec [OPTION]... SOURCE TARGET SERVICE[+ARG]
+
+        Decides a call by the policy of this machine and prints the answer that a daemon gets.
+
+          --assume-yes-for-ask    count 'ask' as allowed where the target may be chosen
+          --just-evaluate         print nothing, ask nobody: the exit status tells
+          --path PATH             directory of policy files; may be given several times
+          -h, --help              this text
+          --version               the version
+
+        Exit status: 0 allowed, 1 denied or in doubt, 64 for a wrong command line.
+
+        """
+
+    private struct Command {
+        var assumesYes = false
+        var justEvaluates = false
+        var paths: [String] = []
+        var call: [String] = []
+    }
+
+    /// Decides one call.
+    ///
+    /// - Parameter arguments: the program's name first.
+    public static func run(arguments: [String]) -> Int32 {
+        var command = Command()
+        let parser = OptionParser([
+            .init(long: "assume-yes-for-ask"), .init(long: "just-evaluate"),
+            .init(long: "path", takesValue: true), .init(short: "h", long: "help"),
+            .init(long: "version"),
+        ])
+        var isHelp = false
+        var isVersion = false
+        do throws(OptionParser.UsageError) {
+            command.call = try parser.parse(Array(arguments.dropFirst())) { name, value in
+                switch name {
+                case "assume-yes-for-ask": command.assumesYes = true
+                case "just-evaluate": command.justEvaluates = true
+                case "path": command.paths.append(value)
+                case "help": isHelp = true
+                default: isVersion = true
+                }
+            }
+        } catch {
+            return misused(error.description)
+        }
+        if isHelp || isVersion {
+            let text = isHelp ? help : Version.line(program) + "\n"
+            try? Descriptor.writeAll(Array(text.utf8), to: 1)
+            return 0
+        }
+        if command.call.count == 5 {
+            return misused("the form DOMID SOURCE TARGET SERVICE IDENT is no longer there")
+        }
+        if command.call.count != 3 { return misused("expected SOURCE TARGET SERVICE[+ARG]") }
+        return decide(command)
+    }
+
+    private static func misused(_ text: String) -> Int32 {
+        let line = "\(program): \(text); try --help\n"
+        try? Descriptor.writeAll(Array(line.utf8), to: 2)
+        return 64
+    }
+
+    private static func decide(_ command: Command) -> Int32 {
+        let log = Log(program: program)
+        CurrentProcess.ignoreBrokenPipes()
+        do throws(Errno) {
+            let loop = try EventLoop()
+            let directories =
+                command.paths.isEmpty ? PolicyDirectories() : PolicyDirectories(command.paths)
+            let authority = try PolicyAuthority(loop, directories, log: log)
+            let query = PolicyQuery(
+                source: Array(command.call[0].utf8), target: Array(command.call[1].utf8),
+                service: Array(command.call[2].utf8), assumesYes: command.assumesYes,
+                justEvaluates: command.justEvaluates)
+            var verdict: PolicyVerdict?
+            let pending = authority.decide(query) {
+                verdict = $0
+                loop.stop()
+            }
+            if verdict == nil {
+                try withExtendedLifetime(pending) { () throws(Errno) in try loop.run() }
+            }
+            guard let verdict else { return 1 }
+            if !command.justEvaluates { try Descriptor.writeAll(verdict.answer, to: 1) }
+            return verdict.isAllowed ? 0 : 1
+        } catch {
+            log.error("cannot decide: \(error)")
+            return 1
+        }
+    }
+}

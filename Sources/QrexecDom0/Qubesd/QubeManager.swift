@@ -1,0 +1,141 @@
+/// What dom0's programs may know about a qube (specification, section 14).
+public struct QubeRecord: Sendable, Equatable {
+    public enum Class: String, Sendable, CaseIterable {
+        case admin = "AdminVM"
+        case app = "AppVM"
+        case template = "TemplateVM"
+        case standalone = "StandaloneVM"
+        case disposable = "DispVM"
+        case remote = "RemoteVM"
+    }
+
+    public enum PowerState: String, Sendable {
+        case halted = "Halted"
+        /// Starting, or shutting down.
+        case transient = "Transient"
+        case running = "Running"
+        case paused = "Paused"
+    }
+
+    public var name: String
+    public var type: Class
+    public var label: String
+    /// Lower-case, with dashes; dom0's is all zeros.
+    public var uuid: String
+    public var tags: [String] = []
+    public var features: [String: String] = [:]
+    public var isTemplateForDisposables = false
+    public var defaultDisposable: String?
+    public var guiQube: String?
+    public var relayQube: String?
+    public var transportService: String?
+    /// Whom services run as when nobody says otherwise.
+    public var defaultUser = "user"
+    public var powerState: PowerState = .halted
+    /// nil while it is halted.
+    public var domainID: UInt32?
+    /// Hidden from people: a disposable that waits to be used.
+    public var isInternal = false
+
+    public init(name: String, type: Class, label: String, uuid: String) {
+        self.name = name
+        self.type = type
+        self.label = label
+        self.uuid = uuid
+    }
+
+    public var icon: String {
+        switch type {
+        case .admin: "adminvm-\(label)"
+        case .template: "templatevm-\(label)"
+        case .standalone: "standalonevm-\(label)"
+        case .disposable: "dispvm-\(label)"
+        case .app, .remote: "appvm-\(label)"
+        }
+    }
+}
+
+/// Why qubesd refuses: the names of the exceptions are part of the protocol.
+public struct QubesdError: Error, Sendable, Equatable {
+    /// Class name of the exception.
+    public let type: String
+    public let message: String
+
+    public init(type: String, message: String) {
+        self.type = type
+        self.message = message
+    }
+
+    public static func noSuchQube(_ name: String) -> QubesdError {
+        QubesdError(type: "QubesVMNotFoundError", message: "No such domain: \(name)")
+    }
+    public static func notHalted(_ name: String) -> QubesdError {
+        QubesdError(type: "QubesVMNotHaltedError", message: "Domain is not powered off: \(name)")
+    }
+    public static func notRunning(_ name: String) -> QubesdError {
+        QubesdError(type: "QubesVMNotRunningError", message: "Domain is powered off: \(name)")
+    }
+    public static func failed(_ message: String) -> QubesdError {
+        QubesdError(type: "QubesVMError", message: message)
+    }
+    public static func protocolError(_ message: String) -> QubesdError {
+        QubesdError(type: "ProtocolError", message: message)
+    }
+    public static func notAllowed(_ message: String) -> QubesdError {
+        QubesdError(type: "PermissionDenied", message: message)
+    }
+}
+
+/// Something that happened to a qube, for those who listen to `admin.Events`.
+public struct QubeEvent: Sendable, Equatable {
+    /// The qube's name; empty when the event is about the system.
+    public var subject: String
+    public var name: String
+    public var details: [(key: String, value: String)]
+
+    public init(
+        subject: String, name: String, details: [(key: String, value: String)] = []
+    ) {
+        self.subject = subject
+        self.name = name
+        self.details = details
+    }
+
+    public static func == (left: QubeEvent, right: QubeEvent) -> Bool {
+        left.subject == right.subject && left.name == right.name
+            && left.details.elementsEqual(right.details, by: ==)
+    }
+}
+
+/// Who makes, starts and ends qubes: behind the socket of section 14 stand the lab, a plain Xen
+/// host, or something else.
+///
+/// Nothing here waits: what takes time tells its end by its closure, once, on the loop of the
+/// caller.
+public protocol QubeManager: AnyObject {
+    typealias Completion = (QubesdError?) -> Void
+
+    /// All qubes, dom0 first.
+    var qubes: [QubeRecord] { get }
+
+    /// Starts a halted qube; done when its agent and daemon are connected.
+    func start(_ name: String, completion: @escaping Completion)
+
+    /// Asks a qube to end, and makes it end when it does not in time.
+    func shutdown(_ name: String, completion: @escaping Completion)
+
+    /// Ends a qube at once.
+    func kill(_ name: String, completion: @escaping Completion)
+
+    /// Makes a disposable that is not started yet.
+    ///
+    /// - Parameters:
+    ///   - template: nil for the default of `caller`.
+    ///   - completion: told the new qube.
+    func createDisposable(
+        template: String?, caller: String,
+        completion: @escaping (Result<QubeRecord, QubesdError>) -> Void)
+
+    /// Called with each event from now on; set by the server.
+    var onEvent: ((QubeEvent) -> Void)? { get set }
+}

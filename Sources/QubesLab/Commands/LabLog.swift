@@ -1,0 +1,62 @@
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// The log of a lab's qubes, a line `<qube>: <text>` each.
+struct LabLog {
+    let path: String
+
+    private static let maximumSize = 64 << 20
+
+    private func lines(of path: String) -> [Substring] {
+        guard
+            let bytes = try? Descriptor.open(path, O_RDONLY | O_NOFOLLOW)
+                .readAll(limit: Self.maximumSize)
+        else { return [] }
+        return String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+    }
+
+    /// The last lines.
+    func tail(_ count: Int) -> [String] { lines(of: path).suffix(count).map(String.init) }
+
+    /// Shows the lines of a qube, or all; the older file that was turned over first.
+    func show(_ qube: String?, _ print: (Substring) -> Void) {
+        for line in lines(of: path + ".1") + lines(of: path) where Self.matches(line, qube) {
+            print(line)
+        }
+    }
+
+    static func matches(_ line: Substring, _ qube: String?) -> Bool {
+        guard let qube else { return true }
+        return line.hasPrefix(qube + ": ")
+    }
+
+    /// Shows the lines there are and those that come, until the lab is gone.
+    func follow(_ qube: String?, _ print: (Substring) -> Void) throws(Errno) {
+        var file = OwnedDescriptor(try Descriptor.open(path, O_RDONLY | O_NOFOLLOW))
+        var offset = 0
+        var pending: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 65536)
+        while true {
+            let count = try file.descriptor.read(into: &chunk)
+            if count > 0 {
+                offset += count
+                pending += chunk[..<count]
+                while let end = pending.firstIndex(of: 0x0A) {
+                    let line = String(decoding: pending[..<end], as: UTF8.self)
+                    pending.removeSubrange(...end)
+                    if Self.matches(line[...], qube) { print(line[...]) }
+                }
+                continue
+            }
+            usleep(100_000)
+            guard PathStatus.exists(path) else { return }
+            let now = try Descriptor.open(path, O_RDONLY | O_NOFOLLOW)
+            // A shorter file is a new one: the old was turned over at its size.
+            if try now.fileSize() < offset {
+                file = OwnedDescriptor(now)
+                offset = 0
+            }
+        }
+    }
+}
