@@ -8,6 +8,9 @@ let ours: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
+/// Tests call the system as they like; no warning is left either.
+let tests: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
+
 /// Programs on the path of a call start in under a millisecond as static position-independent
 /// executables (design: start-up and size). `make build` adds --static-swift-stdlib and
 /// --disable-local-rpath, which these need.
@@ -79,5 +82,8 @@ let package = Package(
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
             resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
+        .testTarget(
+            name: "QubesServicesTests", dependencies: ["QubesServices", "LinuxSystem", system],
+            exclude: ["Resources"], swiftSettings: tests),
     ]
 )

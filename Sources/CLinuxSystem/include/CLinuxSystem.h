@@ -11,6 +11,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "FileTree.h"
+
 /// One program to start. Strings are NUL-terminated and live until the call returns.
 struct cs_spawn_request {
     const char *path;           ///< executed as it is: no search in PATH
