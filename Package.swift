@@ -60,7 +60,7 @@ let package = Package(
         .target(
             name: "QubesServices",
             dependencies: ["LinuxSystem", "QrexecProtocol", "QrexecRuntime", system],
-            swiftSettings: ours),
+            exclude: ["ServiceFiles"], swiftSettings: ours),
 
         // Multi-call programs: the name one is started by picks the tool.
         .executableTarget(

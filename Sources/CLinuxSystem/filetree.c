@@ -118,3 +118,11 @@ int cs_raise_descriptor_limit(void) {
     limit.rlim_cur = limit.rlim_max;
     return setrlimit(RLIMIT_NOFILE, &limit);
 }
+
+int cs_close_standard_output(void) {
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (null < 0) return close(1);
+    int result = dup2(null, 1) < 0 ? -1 : 0;
+    close(null);
+    return result;
+}

@@ -166,6 +166,28 @@ extension Descriptor {
         } catch .fileExists {}
     }
 
+    /// Creates a directory for this user only, whose name begins with a path and ends by chance.
+    public static func makeTemporaryDirectory(prefix: String) throws(Errno) -> String {
+        var path = Array((prefix + "XXXXXX").utf8) + [0]
+        // SAFETY: mkdtemp changes six bytes of the array's own storage, before the NUL.
+        let made = unsafe path.withUnsafeMutableBytes {
+            unsafe mkdtemp($0.baseAddress!.assumingMemoryBound(to: CChar.self)) != nil
+        }
+        if !made { throw Errno(rawValue: errno) }
+        return String(decoding: path.dropLast(), as: UTF8.self)
+    }
+
+    /// Removes an empty directory.
+    public static func removeDirectory(_ path: String) throws(Errno) {
+        _ = try check(unsafe rmdir(path))
+    }
+
+    /// Tells whoever reads standard output that nothing more comes, while the number stays in use.
+    public static func endStandardOutput() {
+        _ = Glibc.shutdown(1, Int32(SHUT_WR))
+        _ = cs_close_standard_output()
+    }
+
     /// The absolute path without links of something that exists, without NUL.
     ///
     /// - Parameter path: with its NUL.
@@ -333,6 +355,15 @@ extension Descriptor {
         _ = try check(
             unsafe withPath(name, from) {
                 unsafe unlinkat(number, $0, directory ? AT_REMOVEDIR : 0)
+            })
+    }
+
+    /// Gives an entry of this directory the name of another one, which it replaces at once.
+    public func rename(_ name: [UInt8], over other: [UInt8]) throws(Errno) {
+        let number = self.number
+        _ = try check(
+            unsafe withPath(name, 0) { name in
+                unsafe withPath(other, 0) { unsafe renameat(number, name, number, $0) }
             })
     }
 

@@ -6,17 +6,22 @@ import SystemPackage
 enum Programs {
     private static let installed = "/usr/lib/qubes"
 
+    /// A program of PATH.
+    static func find(_ name: String) -> String? {
+        let path = CurrentProcess.variable("PATH") ?? "/usr/bin:/bin"
+        return path.split(separator: ":").map { "\($0)/\(name)" }.first {
+            $0.hasPrefix("/") && FileStatus.isExecutable($0)
+        }
+    }
+
     /// `qrexec-client-vm`: where it is installed, next to this program, or in PATH.
     static func client() throws(FileProblem) -> String {
         let name = "qrexec-client-vm"
-        let path = CurrentProcess.variable("PATH") ?? "/usr/bin:/bin"
-        let directories =
-            [installed] + [ownDirectory].compactMap(\.self)
-            + path.split(separator: ":").map(String.init)
-        for directory in directories where directory.hasPrefix("/") {
+        for directory in [installed, ownDirectory].compactMap(\.self) {
             let candidate = "\(directory)/\(name)"
             if FileStatus.isExecutable(candidate) { return candidate }
         }
+        if let found = find(name) { return found }
         let text = "not found in \(installed), next to this program or in PATH; install the agent"
         throw FileProblem(Array(name.utf8), text)
     }

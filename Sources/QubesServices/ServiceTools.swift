@@ -10,6 +10,11 @@ public enum ServiceTools {
             "qfile-agent": FileAgentTool.run,
             "qfile-unpacker": FileUnpackerTool.run,
             "qubes.Filecopy": FileUnpackerTool.run,
+            "qvm-open-in-vm": OpenTool.run,
+            "qvm-open-in-dvm": OpenTool.run,
+            "qopen-in-vm": OpenSenderTool.run,
+            "qubes.OpenInVM": OpenInVMService.run,
+            "qubes.OpenURL": OpenURLService.run,
             "qubes-fs-tree-check": TreeCheckTool.run,
         ]
     }

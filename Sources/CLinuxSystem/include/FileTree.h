@@ -54,6 +54,8 @@ size_t cs_leading_zeros(const void *bytes, size_t length);
 int cs_is_readable(int fd, int milliseconds);
 /// Waits for ever; bit 0 for the first, bit 1 for the second.
 int cs_wait_for_either(int first, int second);
+/// Closes descriptor 1 and keeps its number in use.
+int cs_close_standard_output(void);
 /// Raises the number of files that may be open to the hard limit.
 int cs_raise_descriptor_limit(void);
 

@@ -66,25 +66,17 @@ public enum CopyTool {
     private static func runClient(
         _ command: CopyCommand, _ finding: TreeCheck.Finding, _ record: Int32?
     ) throws(FileProblem) -> Int32 {
-        let client = try Programs.client()
-        let service =
-            finding.firstUnusualName == nil
-            ? "qubes.Filecopy" : "qubes.Filecopy+allow-all-names"
-        var arguments = [client, command.target, service] + Programs.own("qfile-agent")
-        if command.ignoreLinks { arguments.append("--ignore-symlinks") }
-        if let record { arguments.append("--record=/proc/\(CurrentProcess.id)/fd/\(record)") }
-        arguments += ["--"] + command.files
-        var request = SpawnRequest(
-            path: client, arguments: arguments,
+        var program = Programs.own("qfile-agent")
+        if command.ignoreLinks { program.append("--ignore-symlinks") }
+        if let record { program.append("--record=/proc/\(CurrentProcess.id)/fd/\(record)") }
+        program += ["--"] + command.files
+        let allNames = finding.firstUnusualName != nil
+        let call = RemoteCall(
+            target: command.target,
+            service: allNames ? "qubes.Filecopy+allow-all-names" : "qubes.Filecopy",
+            localProgram: program,
             environment: environment(command, total: finding.totalBytes))
-        request.diesWithParent = true
-        do throws(Errno) {
-            let signals = try CurrentProcess.signalDescriptor([SIGINT, SIGTERM, SIGHUP])
-            let child = try ChildProcess.spawn(request)
-            return try wait(for: child, signals)
-        } catch {
-            throw FileProblem(Array(client.utf8), "cannot be started: \(error.message)")
-        }
+        return try call.run()
     }
 
     private static func environment(_ command: CopyCommand, total: UInt64) -> [String] {
@@ -97,23 +89,6 @@ public enum CopyTool {
             entries.append("PROGRESS_TYPE=\(wanted ? "console" : "none")")
         }
         return entries
-    }
-
-    /// Waits for the end of the call; a signal to us ends the call first.
-    private static func wait(
-        for child: consuming ChildProcess, _ signals: borrowing Descriptor
-    ) throws(Errno) -> Int32 {
-        var received: Int32?
-        while try !Descriptor.isReadable(child.pidfd.number, orSignal: signals.number) {
-            guard let signal = try CurrentProcess.nextSignal(of: signals) else { continue }
-            // The terminal sends Ctrl-C to the call too, but a second one does no harm.
-            child.signal(signal)
-            received = signal
-        }
-        let status = try child.reap()
-        // The call may have ended well in the same moment.
-        if let received, status != 0 { return 128 + received }
-        return status
     }
 
     private static func explain(_ status: Int32, _ command: CopyCommand) {
