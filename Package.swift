@@ -28,7 +28,8 @@ let argumentParser = Target.Dependency.product(
 let package = Package(
     name: "swift-qrexec",
     products: [
-        .library(name: "Vchan", targets: ["Vchan"])
+        .library(name: "Vchan", targets: ["Vchan"]),
+        .library(name: "QubesServices", targets: ["QubesServices"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
