@@ -8,6 +8,9 @@ let ours: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
+/// Tests call the system as they like; no warning is left either.
+let tests: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
+
 /// Programs on the path of a call start in under a millisecond as static position-independent
 /// executables (design: start-up and size). `make build` adds --static-swift-stdlib and
 /// --disable-local-rpath, which these need.
@@ -25,7 +28,8 @@ let argumentParser = Target.Dependency.product(
 let package = Package(
     name: "swift-qrexec",
     products: [
-        .library(name: "Vchan", targets: ["Vchan"])
+        .library(name: "Vchan", targets: ["Vchan"]),
+        .library(name: "QubesServices", targets: ["QubesServices"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -57,7 +61,7 @@ let package = Package(
         .target(
             name: "QubesServices",
             dependencies: ["LinuxSystem", "QrexecProtocol", "QrexecRuntime", system],
-            swiftSettings: ours),
+            exclude: ["ServiceFiles"], swiftSettings: ours),
 
         // Multi-call programs: the name one is started by picks the tool.
         .executableTarget(
@@ -98,5 +102,8 @@ let package = Package(
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
             resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
+        .testTarget(
+            name: "QubesServicesTests", dependencies: ["QubesServices", "LinuxSystem", system],
+            exclude: ["Resources"], swiftSettings: tests),
     ]
 )

@@ -1,6 +1,7 @@
 import LinuxSystem
 import QrexecAgent
 import QrexecRuntime
+import QubesServices
 
 MultiCall(
     program: "qrexec-vm",
@@ -10,5 +11,5 @@ MultiCall(
         "qrexec-client-vm": ClientVM.run,
         // The name that releases before R4.0 used.
         "qrexec_client_vm": ClientVM.run,
-    ]
+    ].merging(ServiceTools.all) { tool, _ in tool }
 ).run()

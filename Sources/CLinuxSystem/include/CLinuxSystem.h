@@ -13,6 +13,8 @@
 
 #include "Namespaces.h"
 
+#include "FileTree.h"
+
 /// One program to start. Strings are NUL-terminated and live until the call returns.
 struct cs_spawn_request {
     const char *path;           ///< executed as it is: no search in PATH

@@ -1,0 +1,136 @@
+import Glibc
+import LinuxSystem
+import QrexecRuntime
+import SystemPackage
+
+/// `qvm-copy`, `qvm-move`, `qvm-copy-to-vm` and `qvm-move-to-vm`: the name decides.
+///
+/// Exit status: 0 when everything arrived (and, for a move, was deleted here); 1 for a failure; 2
+/// for a wrong command line; 126 when the call was refused; else that of the call.
+public enum CopyTool {
+    /// - Parameter arguments: all of argv.
+    public static func run(arguments: [String]) -> Int32 {
+        let program = programName(arguments.first ?? "qvm-copy")
+        do throws(CopyCommand.Problem) {
+            guard let command = try CopyCommand(program: program, Array(arguments.dropFirst()))
+            else { return 0 }
+            return copy(command)
+        } catch {
+            complain(program, "\(error.text); see --help")
+            return 2
+        }
+    }
+
+    private static func copy(_ command: CopyCommand) -> Int32 {
+        CurrentProcess.raiseDescriptorLimit()
+        let finding: TreeCheck.Finding
+        do throws(FileProblem) {
+            let options = TreeCheck.Options(ignoreLinks: command.ignoreLinks)
+            finding = try TreeCheck(options: options).check(command.files)
+        } catch {
+            complain(command.program, "\(error.line). Nothing was sent.")
+            return 1
+        }
+        do throws(FileProblem) {
+            let record = try command.isMove ? openRecord() : nil
+            let status = try runClient(command, finding, record)
+            if status != 0 {
+                explain(status, command)
+                return status
+            }
+            guard let record else { return 0 }
+            return try deleteSent(command, record)
+        } catch {
+            complain(command.program, error.line)
+            return 1
+        }
+    }
+
+    /// A file without a name that the sender writes to: nothing of it can stay behind.
+    private static func openRecord() throws(FileProblem) -> Int32 {
+        for directory in ["/var/tmp", "/tmp"] {
+            guard let place = try? Descriptor.open(directory, O_RDONLY | O_DIRECTORY),
+                let file = try? place.openUnnamedForReading(mode: 0o600)
+            else { continue }
+            return file.release()
+        }
+        do throws(Errno) {
+            return try Descriptor.memoryFile(named: "sent").release()
+        } catch {
+            throw FileProblem(Array("record of what was sent".utf8), error)
+        }
+    }
+
+    // MARK: The call
+
+    private static func runClient(
+        _ command: CopyCommand, _ finding: TreeCheck.Finding, _ record: Int32?
+    ) throws(FileProblem) -> Int32 {
+        var program = Programs.own("qfile-agent")
+        if command.ignoreLinks { program.append("--ignore-symlinks") }
+        if let record { program.append("--record=/proc/\(CurrentProcess.id)/fd/\(record)") }
+        program += ["--"] + command.files
+        let allNames = finding.firstUnusualName != nil
+        let call = RemoteCall(
+            target: command.target,
+            service: allNames ? "qubes.Filecopy+allow-all-names" : "qubes.Filecopy",
+            localProgram: program,
+            environment: environment(command, total: finding.totalBytes))
+        return try call.run()
+    }
+
+    private static func environment(_ command: CopyCommand, total: UInt64) -> [String] {
+        var entries = CurrentProcess.environment.filter {
+            !$0.hasPrefix("FILECOPY_TOTAL_BYTES=")
+                && !(command.progress != nil && $0.hasPrefix("PROGRESS_TYPE="))
+        }
+        entries.append("FILECOPY_TOTAL_BYTES=\(total)")
+        if let wanted = command.progress {
+            entries.append("PROGRESS_TYPE=\(wanted ? "console" : "none")")
+        }
+        return entries
+    }
+
+    private static func explain(_ status: Int32, _ command: CopyCommand) {
+        let nothing = command.isMove ? " Nothing was deleted here." : ""
+        switch status {
+        case 126:
+            complain(
+                command.program, "the copy was refused by the policy or by the user.\(nothing)")
+        case 129...159:
+            complain(
+                command.program,
+                "stopped by a signal; files that arrived whole stay in the other qube.\(nothing)")
+        default:
+            complain(command.program, "the copy failed (exit status \(status)).\(nothing)")
+        }
+    }
+
+    // MARK: Deleting
+
+    private static func deleteSent(
+        _ command: CopyCommand, _ record: Int32
+    ) throws(FileProblem) -> Int32 {
+        let name = Array("record of what was sent".utf8)
+        do throws(Errno) {
+            var reader = try SentRecordReader(Descriptor(taking: record))
+            guard try MoveCompletion.isConfirmed(&reader) else {
+                complain(
+                    command.program,
+                    "the sender did not confirm that all was sent. Nothing was deleted here.")
+                return 1
+            }
+            var completion = MoveCompletion(arguments: command.files) {
+                complain(command.program, $0)
+            }
+            try completion.delete(&reader)
+            if completion.kept == 0 { return 0 }
+            complain(
+                command.program,
+                "everything was copied, but \(completion.kept) files or directories stay here")
+            return 1
+        } catch {
+            throw FileProblem(name, error)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+import Glibc
+import LinuxSystem
+import QrexecProtocol
+import QrexecRuntime
+import SystemPackage
+
+/// `qfile-unpacker`, the receiver of file copies, and the service `qubes.Filecopy` when started by
+/// that name. Exit status: 0, the low 8 bits of the answer's code, or 1.
+public enum FileUnpackerTool {
+    /// - Parameter arguments: all of argv.
+    public static func run(arguments: [String]) -> Int32 {
+        let program = programName(arguments.first ?? "qfile-unpacker")
+        let isService = program.hasPrefix("qubes.")
+        let rest = Array(arguments.dropFirst())
+        if !isService, let status = answerHelp(program, rest) { return status }
+        do throws(UnpackerOptions.Problem) {
+            let options =
+                isService
+                ? try UnpackerOptions.service(rest) : try UnpackerOptions(parsing: rest)
+            return try receive(program, options)
+        } catch {
+            complain(program, error.text)
+            return 1
+        }
+    }
+
+    private static func answerHelp(_ program: String, _ arguments: [String]) -> Int32? {
+        guard let first = arguments.first else { return nil }
+        switch first {
+        case "--help", "-h": say(help)
+        case "--version": say(Version.line(program) + "\n")
+        default: return nil
+        }
+        return 0
+    }
+
+    private static func receive(
+        _ program: String, _ options: UnpackerOptions
+    ) throws(UnpackerOptions.Problem) -> Int32 {
+        CurrentProcess.ignoreBrokenPipes()
+        let user = try identity(options)
+        let result: TransferResult
+        do throws(IncomingDirectory.Failure) {
+            let place = try IncomingDirectory.open(options.directory, for: user)
+            let settings = Confinement.acting(as: user.user, group: user.group) {
+                FileCopySettings.load(home: user.home)
+            }
+            let root = try IncomingDirectory.confine(to: place, as: user)
+            var receiver = TreeReceiver(
+                into: root, options: receiverOptions(program, options, settings))
+            result = receiver.receive(from: 0)
+        } catch {
+            complain(program, error.text)
+            result = TransferResult(code: UInt32(error.errno.rawValue), checksum: 0, lastName: nil)
+        }
+        if result.code != 0 {
+            let source = CurrentProcess.variable("QREXEC_REMOTE_DOMAIN") ?? "?"
+            complain(program, "copy from \(source) failed: \(receiverText(result))")
+        }
+        do throws(Errno) {
+            try Descriptor.writeAll(1, result.encoded.span)
+        } catch {
+            complain(program, "the answer did not reach the sender: \(error.message)")
+            return max(result.exitStatus, 1)
+        }
+        return result.exitStatus
+    }
+
+    /// What the log of this side says.
+    private static func receiverText(_ result: TransferResult) -> String {
+        let name = result.lastName.map { "\"\(displayable($0))\": " } ?? ""
+        if result.code == TransferResult.brokenOff { return name + "the sender broke off here" }
+        if result.code == UInt32(EREMOTEIO) { return name + "the stream has no end marker" }
+        return name + Errno(rawValue: Int32(result.code)).message
+    }
+
+    private static func receiverOptions(
+        _ program: String, _ options: UnpackerOptions, _ settings: FileCopySettings
+    ) -> TreeReceiver.Options {
+        var result = TreeReceiver.Options()
+        result.rules = NameRules(
+            allowAllNames: options.allowAllNames, allowUnsafeLinks: options.allowUnsafeLinks)
+        result.existing = options.existing ?? settings.existing
+        result.reservedSpace = options.waitForSpace
+        if options.verbose { result.report = { complain(program, displayable($0)) } }
+        return result
+    }
+
+    /// The user whose files these become.
+    private static func identity(
+        _ options: UnpackerOptions
+    ) throws(UnpackerOptions.Problem) -> IncomingDirectory.Owner {
+        let caller = Confinement.realUser
+        let uid = options.user ?? caller
+        if uid != caller && caller != 0 {
+            throw UnpackerOptions.Problem(text: "only root may receive for another user")
+        }
+        if uid == caller, let home = CurrentProcess.variable("HOME"), home.hasPrefix("/") {
+            return IncomingDirectory.Owner(
+                user: uid, group: Confinement.realGroup, home: home)
+        }
+        guard let account = UserAccount.numbered(uid) else {
+            throw UnpackerOptions.Problem(text: "there is no user \(uid) in /etc/passwd")
+        }
+        return IncomingDirectory.Owner(user: uid, group: account.identity.gid, home: account.home)
+    }
+
+    private static let help = """
+        Usage: qfile-unpacker [OPTION]... [UID [DIR]]
+        Receives the files of qvm-copy and qvm-move from standard input and answers on standard
+        output. They go to DIR, or to ~/QubesIncoming/NAME, where NAME is the qube in
+        QREXEC_REMOTE_DOMAIN. Nothing is ever overwritten.
+
+          -v, --verbose                  name each file on standard error
+          -w, --wait-for-space N         wait before each file until N bytes more than it needs
+                                         are free
+              --[no-]allow-all-names     accept any character in names
+              --[no-]allow-unsafe-symlinks
+                                         accept links that point anywhere
+              --existing=refuse|rename   what to do with a name that is taken: end with an error
+                                         (default), or call the new file "name (1)"
+          -h, --help                     show this text
+              --version                  show the version
+
+        The old form UID DIR [-v] [-w [N]] works too. As service qubes.Filecopy the only argument
+        is allow-all-names; "existing = rename" in /etc/qubes/filecopy.conf or in
+        ~/.config/qubes/filecopy.conf sets what happens to names that are taken.
+        Exit status: 0, the low 8 bits of the error number that was answered, or 1.
+
+        """
+}

@@ -1,0 +1,140 @@
+import Glibc
+import LinuxSystem
+import QrexecRuntime
+import SystemPackage
+
+/// `qvm-open-in-vm` and `qvm-open-in-dvm`: opens a file or an address in another qube, and takes the
+/// changed file back. Exit status: 0, 1 for a failure, 2 for a wrong command line, 126 when refused,
+/// else that of the call.
+public enum OpenTool {
+    struct Command: Equatable {
+        var program: String
+        var target: String
+        var what: String
+        var isViewOnly = false
+    }
+
+    /// - Parameter arguments: all of argv.
+    public static func run(arguments: [String]) -> Int32 {
+        let program = programName(arguments.first ?? "qvm-open-in-vm")
+        let takesQube = !program.hasSuffix("-dvm")
+        var command = Command(program: program, target: "@dispvm", what: "")
+        var rest = arguments.dropFirst()
+        while let option = rest.first, option.hasPrefix("-"), option != "-" {
+            rest.removeFirst()
+            if option == "--" { break }
+            switch option {
+            case "--view-only": command.isViewOnly = true
+            case "--help", "-h":
+                say(help(program, takesQube))
+                return 0
+            case "--version":
+                say(Version.line(program) + "\n")
+                return 0
+            default:
+                complain(program, "unknown option \(option); see --help")
+                return 2
+            }
+        }
+        if takesQube { command.target = rest.popFirst() ?? "" }
+        guard rest.count == 1, let what = rest.first, !command.target.isEmpty,
+            !command.target.hasPrefix("-")
+        else {
+            let wanted = takesQube ? "a qube and one file or address" : "one file or address"
+            complain(program, "expected \(wanted); see --help")
+            return 2
+        }
+        command.what = what
+        do throws(FileProblem) {
+            let status = try open(command)
+            if status == 126 { complain(program, "refused by the policy or by the user") }
+            return status
+        } catch {
+            complain(program, error.line)
+            return 1
+        }
+    }
+
+    private static func open(_ command: Command) throws(FileProblem) -> Int32 {
+        let address = Array(command.what.utf8)
+        if OpenURLRequest.accepts(address) {
+            var call = RemoteCall(target: command.target, service: "qubes.OpenURL")
+            call.input = command.what + "\n"
+            return try call.run()
+        }
+        if let path = filePath(of: command.what) { return try openFile(path, command) }
+        throw FileProblem(address, "only http, https, ftp and file addresses can be opened")
+    }
+
+    /// The file that is meant: the argument itself, or that of a `file://` address; nil for other
+    /// addresses.
+    static func filePath(of what: String) -> String? {
+        guard let colon = what.firstRange(of: "://") else { return what }
+        let scheme = what[..<colon.lowerBound]
+        let isScheme = !scheme.isEmpty && scheme.utf8.allSatisfy { (0x61...0x7A).contains($0) }
+        if !isScheme { return what }
+        let rest = what[colon.upperBound...]
+        guard scheme == "file", rest.hasPrefix("/") else { return nil }
+        return percentDecoded(Array(rest.utf8))
+    }
+
+    private static func percentDecoded(_ text: [UInt8]) -> String? {
+        var bytes: [UInt8] = []
+        var i = 0
+        while i < text.count {
+            guard text[i] == UInt8(ascii: "%") else {
+                bytes.append(text[i])
+                i += 1
+                continue
+            }
+            guard i + 2 < text.count,
+                let byte = UInt8(
+                    String(decoding: text[(i + 1)...(i + 2)], as: UTF8.self), radix: 16),
+                byte != 0
+            else { return nil }
+            bytes.append(byte)
+            i += 3
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func openFile(_ path: String, _ command: Command) throws(FileProblem) -> Int32 {
+        var program = Programs.own("qopen-in-vm")
+        if command.isViewOnly {
+            program.append("--view-only")
+            program += ["--", path]
+            return try RemoteCall(
+                target: command.target, service: "qubes.OpenInVM", localProgram: program
+            ).run()
+        }
+        let answer = try EditedFile(of: path)
+        program += ["--into=/proc/\(CurrentProcess.id)/fd/\(answer.number)", "--", path]
+        let status = try RemoteCall(
+            target: command.target, service: "qubes.OpenInVM", localProgram: program
+        ).run()
+        // Only an orderly end says that what came back is whole.
+        if status != 0 {
+            complain(command.program, "\(path) stays as it is (exit status \(status))")
+            return status
+        }
+        if let note = try answer.replaceOriginal() { complain(command.program, note) }
+        return 0
+    }
+
+    private static func help(_ program: String, _ takesQube: Bool) -> String {
+        """
+        Usage: \(program) [--view-only] [--] \(takesQube ? "QUBE " : "")FILE|ADDRESS
+        Opens a file in \(takesQube ? "QUBE" : "a disposable qube") and waits until it is closed \
+        there. If it was changed, it replaces
+        yours, but only when all of it came back. Or opens an http, https or ftp address there.
+
+              --view-only   the file cannot be changed there, and nothing comes back
+          -h, --help        show this text
+              --version     show the version
+
+        Exit status: 0, 1 for a failure, 2 for a wrong command line, 126 when refused, else that of
+        the call.
+
+        """
+    }
+}

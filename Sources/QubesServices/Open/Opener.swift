@@ -1,0 +1,59 @@
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// The program that opens files and addresses in this qube: `opener = PATH` of the settings, else
+/// `qubes-open`, else `xdg-open`.
+struct Opener {
+    private let path: String
+
+    /// Finds it; nil when the qube has none.
+    init?() {
+        var settings = Settings(keys: ["opener"])
+        settings.load(file: "open.conf", home: CurrentProcess.variable("HOME") ?? "/")
+        if let configured = settings.values["opener"] {
+            guard configured.hasPrefix("/"), FileStatus.isExecutable(configured) else {
+                complain("opener", "\(configured) of open.conf is not a program")
+                return nil
+            }
+            path = configured
+            return
+        }
+        guard let found = Programs.find("qubes-open") ?? Programs.find("xdg-open") else {
+            complain(
+                "opener",
+                "neither qubes-open nor xdg-open is installed; name another program with "
+                    + "\"opener = PATH\" in /etc/qubes/open.conf")
+            return nil
+        }
+        path = found
+    }
+
+    /// Opens something and waits until the program ends.
+    ///
+    /// - Returns: its exit status.
+    func open(_ what: String) throws(Errno) -> Int32 {
+        let null = try Descriptor.open("/dev/null", O_RDONLY)
+        var request = SpawnRequest(
+            path: path, arguments: [path, what], environment: CurrentProcess.environment)
+        // Standard output belongs to the caller in the other qube.
+        request.descriptors = [null.number, 2, 2]
+        return try ChildProcess.spawn(request).reap()
+    }
+
+    /// Shows an error to the person at the screen, if there is one.
+    static func showError(_ text: String) {
+        complain("qubes.OpenInVM", text)
+        guard
+            CurrentProcess.variable("DISPLAY") != nil
+                || CurrentProcess.variable("WAYLAND_DISPLAY") != nil,
+            let dialog = Programs.find("zenity"),
+            let null = try? Descriptor.open("/dev/null", O_RDWR)
+        else { return }
+        var request = SpawnRequest(
+            path: dialog, arguments: [dialog, "--error", "--no-markup", "--text=\(text)"],
+            environment: CurrentProcess.environment)
+        request.descriptors = [null.number, null.number, null.number]
+        if let child = try? ChildProcess.spawn(request) { _ = try? child.reap() }
+    }
+}

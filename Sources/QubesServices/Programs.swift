@@ -1,0 +1,47 @@
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// Where the programs are that a tool of this package starts.
+enum Programs {
+    private static let installed = "/usr/lib/qubes"
+
+    /// A program of PATH.
+    static func find(_ name: String) -> String? {
+        let path = CurrentProcess.variable("PATH") ?? "/usr/bin:/bin"
+        return path.split(separator: ":").map { "\($0)/\(name)" }.first {
+            $0.hasPrefix("/") && FileStatus.isExecutable($0)
+        }
+    }
+
+    /// `qrexec-client-vm`: where it is installed, next to this program, or in PATH.
+    static func client() throws(FileProblem) -> String {
+        let name = "qrexec-client-vm"
+        for directory in [installed, ownDirectory].compactMap(\.self) {
+            let candidate = "\(directory)/\(name)"
+            if FileStatus.isExecutable(candidate) { return candidate }
+        }
+        if let found = find(name) { return found }
+        let text = "not found in \(installed), next to this program or in PATH; install the agent"
+        throw FileProblem(Array(name.utf8), text)
+    }
+
+    /// The absolute path of another tool of this package, and the arguments that choose it: a link
+    /// next to this program, an installed one, or this program itself with the tool's name first.
+    static func own(_ tool: String) -> [String] {
+        let directories = [ownDirectory, installed].compactMap(\.self)
+        for directory in directories {
+            let candidate = "\(directory)/\(tool)"
+            if FileStatus.isExecutable(candidate) { return [candidate] }
+        }
+        return [executable ?? "/proc/self/exe", tool]
+    }
+
+    /// This program's file, links resolved.
+    private static var executable: String? { FileStatus.linkText("/proc/self/exe") }
+
+    private static var ownDirectory: String? {
+        guard let executable, let cut = executable.lastIndex(of: "/") else { return nil }
+        return String(executable[..<cut])
+    }
+}

@@ -1,0 +1,15 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Fuzzers of what reads bytes of other qubes; `make fuzz` builds and runs them. A package of its
+/// own, because every module must be built for the fuzzer to see which way the bytes took.
+let package = Package(
+    name: "Fuzz",
+    dependencies: [.package(name: "swift-qrexec", path: "../..")],
+    targets: [
+        .executableTarget(
+            name: "fuzz-filecopy",
+            dependencies: [.product(name: "QubesServices", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])])
+    ]
+)
