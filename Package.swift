@@ -58,6 +58,10 @@ let package = Package(
             name: "QubesServices",
             dependencies: ["LinuxSystem", "QrexecProtocol", "QrexecRuntime", system],
             swiftSettings: ours),
+        // Tools around the transport: vchan-cat, vchan-conformance.
+        .target(
+            name: "VchanTools", dependencies: ["LinuxSystem", "Vchan", "QrexecRuntime", system],
+            swiftSettings: ours),
 
         // Multi-call programs: the name one is started by picks the tool.
         .executableTarget(
@@ -67,6 +71,9 @@ let package = Package(
             name: "qrexec-dom0", dependencies: ["QrexecDom0"],
             swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
+            name: "vchan-tools", dependencies: ["VchanTools", "QrexecRuntime"],
+            swiftSettings: ours, linkerSettings: staticPIE),
+        .executableTarget(
             name: "qubes-lab",
             dependencies: [
                 "LinuxSystem", "QrexecRuntime", "QrexecDom0", "TOMLKit", argumentParser, system,
@@ -74,7 +81,8 @@ let package = Package(
             swiftSettings: ours),
 
         .testTarget(
-            name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
+            name: "VchanTests",
+            dependencies: ["Vchan", "VchanTools", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
