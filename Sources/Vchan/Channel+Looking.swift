@@ -11,7 +11,8 @@ extension Channel {
         return writing.space
     }
 
-    /// Shows the peer what was written and what was read, and wakes it if it asked for that.
+    /// Shows the peer what was written and what was read, and wakes it if it asked for that (steps P1
+    /// to P3 of Tests/Models/ring.pml, for both rings at once).
     public mutating func flush() throws(VchanError) {
         guard let page else { return try pushStaged() }
         guard state != .closed else { return }
@@ -30,7 +31,7 @@ extension Channel {
     }
 
     /// Gets ready to sleep until so many bytes can be read: flushes, asks the peer for a
-    /// notification, and looks again.
+    /// notification, and looks again (steps S1 to S3 of the model).
     ///
     /// - Parameter atLeast: more than the ring holds is refused with `tooLarge`.
     /// - Returns: true when there is no reason to sleep: the bytes are there, or the channel is
@@ -45,8 +46,8 @@ extension Channel {
         if reading.ready >= atLeast || state == .closed { return true }
         // The changes of a byte stream need no asking: the look has found it empty.
         guard let page else { return false }
-        page.ask(.write)
-        try lookForData(atLeast: atLeast)
+        page.ask(.write)  // S2
+        try lookForData(atLeast: atLeast)  // S3
         guard reading.ready >= atLeast || state == .closed else { return false }
         page.withdraw(.write)
         return true
@@ -62,8 +63,8 @@ extension Channel {
         try lookForSpace(atLeast: atLeast)
         if writing.space >= atLeast || !isWritable { return true }
         guard let page else { return false }
-        page.ask(.read)
-        try lookForSpace(atLeast: atLeast)
+        page.ask(.read)  // S2
+        try lookForSpace(atLeast: atLeast)  // S3
         guard writing.space >= atLeast || state == .closed else { return false }
         page.withdraw(.read)
         return true
@@ -81,8 +82,8 @@ extension Channel {
     @usableFromInline
     mutating func lookForData(atLeast: Int) throws(VchanError) {
         guard reading.ready < atLeast, state != .closed || page == nil else { return }
-        try loadProduced()
-        if reading.ready < atLeast { try noticeClose() }
+        try loadProduced()  // L1
+        if reading.ready < atLeast { try noticeClose() }  // L2, L3
     }
 
     @usableFromInline

@@ -166,7 +166,8 @@ public struct Channel: ~Copyable {
         }
     }
 
-    /// After the peer was seen closed its producer index is looked at once more, and never again:
+    /// After the peer was seen closed (L2 of the model) its producer index is looked at once more
+    /// (L3), and never again:
     /// what it wrote between our last look and its close must not be lost.
     mutating func becomeClosed(inOrder: Bool) throws(VchanError) {
         guard state == .open else { return }
@@ -187,8 +188,9 @@ public struct Channel: ~Copyable {
         return error
     }
 
-    /// Closes in order: the peer can read everything written so far, then sees the end. Only over
-    /// a byte stream that the peer does not take does this wait, for a second at most.
+    /// Closes in order (E1 to E3 of the model): the peer can read everything written so far, then
+    /// sees the end. Only over a byte stream that the peer does not take does this wait, for a
+    /// second at most.
     public consuming func close() {
         if let page {
             if writing.unpublished > 0 { page.publishProduced(writing.staged) }
