@@ -62,6 +62,10 @@ let package = Package(
             name: "QubesServices",
             dependencies: ["LinuxSystem", "QrexecProtocol", "QrexecRuntime", system],
             exclude: ["ServiceFiles"], swiftSettings: ours),
+        // Tools around the transport: vchan-cat, vchan-conformance.
+        .target(
+            name: "VchanTools", dependencies: ["LinuxSystem", "Vchan", "QrexecRuntime", system],
+            swiftSettings: ours),
 
         // Multi-call programs: the name one is started by picks the tool.
         .executableTarget(
@@ -69,6 +73,9 @@ let package = Package(
             swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
             name: "qrexec-dom0", dependencies: ["QrexecDom0"],
+            swiftSettings: ours, linkerSettings: staticPIE),
+        .executableTarget(
+            name: "vchan-tools", dependencies: ["VchanTools", "QrexecRuntime"],
             swiftSettings: ours, linkerSettings: staticPIE),
         .target(
             name: "QubesLab",
@@ -89,7 +96,8 @@ let package = Package(
             name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
 
         .testTarget(
-            name: "VchanTests", dependencies: ["Vchan", "LinuxSystem", "CLinuxSystem", system],
+            name: "VchanTests",
+            dependencies: ["Vchan", "VchanTools", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
         .testTarget(
             name: "LabTests",

@@ -52,7 +52,7 @@ extension Channel {
         try requireWritable()
         let total = FrameHeader.size + payload.count
         if writing.space < total {
-            guard page != nil else { return false }
+            guard writing.size > 0 else { return false }
             guard total <= Int(writing.size) else {
                 throw .tooLarge(bytes: total, ring: Int(writing.size))
             }
@@ -79,13 +79,21 @@ extension Channel {
     public mutating func send(
         type: UInt32, from descriptor: Int32, isSocket: Bool, limit: Int
     ) throws(VchanError) -> FillResult {
+        try fill(from: descriptor, isSocket: isSocket, limit: limit, headerOf: type)
+    }
+
+    /// - Parameter headerOf: the type of the frame that the bytes become; nil for bare bytes.
+    mutating func fill(
+        from descriptor: Int32, isSocket: Bool, limit: Int, headerOf type: UInt32?
+    ) throws(VchanError) -> FillResult {
         try requireWritable()
-        try lookForSpace(atLeast: min(FrameHeader.size + limit, Int(writing.size)))
-        try requireWritable()
-        guard writing.space > FrameHeader.size, limit > 0 else { return .noRoom }
-        let count = min(limit, writing.space - FrameHeader.size)
+        let header = type == nil ? 0 : FrameHeader.size
         let size = Int(writing.size)
-        let start = (writing.position + FrameHeader.size) & (size - 1)
+        try lookForSpace(atLeast: limit < size - header ? header + limit : size)
+        try requireWritable()
+        guard writing.space > header, limit > 0 else { return .noRoom }
+        let count = min(limit, writing.space - header)
+        let start = (writing.position + header) & (size - 1)
         // SAFETY: the pieces from `start` on are inside the ring's mapping and free.
         let got = interruptible {
             unsafe cs_read_into_ring(
@@ -96,8 +104,8 @@ extension Channel {
             return error == .resourceTemporarilyUnavailable ? .wouldBlock : .failed(error)
         }
         if got == 0 { return .endOfFile }
-        putHeader(FrameHeader(type: type, length: UInt32(got)))
-        writing.stage(FrameHeader.size + got)
+        if let type { putHeader(FrameHeader(type: type, length: UInt32(got))) }
+        writing.stage(header + got)
         publishProducedInBatches()
         return .moved(got)
     }

@@ -25,16 +25,18 @@ public struct Channel: ~Copyable {
     public private(set) var peerDied = false
 
     let role: Role
-    private var listener: LocalListener?
-    private var connector: LocalConnector?
-    /// The memory's descriptor until a client has it.
-    private var file: Descriptor?
-    private var memory: SharedMemory?
+    var rendezvous: Rendezvous
+    /// What the rings lie in: shared with the peer, or private before a byte stream.
+    private(set) var memory: SharedMemory?
+    private var privateMemory: PrivateMemory?
+    /// Nil until a client has joined, and for byte streams.
     var page: ControlPage?
     var link = EventLink()
-    var reading = ConsumerRing.none
-    var writing = ProducerRing.none
+    var stream = StreamLink()
+    @usableFromInline var reading = ConsumerRing.none
+    @usableFromInline var writing = ProducerRing.none
 
+    /// A server over shared memory.
     init(
         listener: consuming LocalListener, memory: consuming SharedMemory,
         file: consuming Descriptor
@@ -45,20 +47,38 @@ public struct Channel: ~Copyable {
         (reading, writing) = memory.rings(.server, consumed: consumed, produced: produced)
         self.page = page
         pollDescriptor = listener.socket.number
-        self.listener = consume listener
+        rendezvous = .localServer(listener, file: file)
         self.memory = consume memory
-        self.file = consume file
     }
 
+    /// A client over shared memory.
     init(connector: consuming LocalConnector) {
         role = .client
         pollDescriptor = connector.pollDescriptor
-        self.connector = consume connector
+        rendezvous = .localClient(connector)
+    }
+
+    /// A server over a byte stream.
+    init(listener: consuming StreamListener, memory: consuming PrivateMemory) {
+        role = .server
+        pollDescriptor = listener.socket.number
+        rendezvous = .streamServer(listener)
+        (reading, writing) = memory.rings()
+        privateMemory = consume memory
+    }
+
+    /// A client over a byte stream.
+    init(connector: consuming StreamConnector, memory: consuming PrivateMemory) {
+        role = .client
+        pollDescriptor = connector.pollDescriptor
+        rendezvous = .streamClient(connector)
+        (reading, writing) = memory.rings()
+        privateMemory = consume memory
     }
 
     /// The descriptor to watch for readability. Ask again after each `progress`: it changes on the
     /// way from waiting to open. In state closed it has nothing more to say: stop watching it.
-    public private(set) var pollDescriptor: Int32
+    public internal(set) var pollDescriptor: Int32
 
     /// Bytes that the ring this side reads can hold; 0 until a client is connected.
     public var readCapacity: Int { Int(reading.size) }
@@ -70,43 +90,52 @@ public struct Channel: ~Copyable {
         switch state {
         case .waiting: try closingOnError { channel throws(VchanError) in try channel.meet() }
         case .open:
-            link.take()
+            if page == nil {
+                stream.clear()
+                try pushStaged()
+                try loadProduced()
+            } else {
+                link.take()
+            }
             try noticeClose()
-        case .closed: break
+        case .closed:
+            // A byte stream whose peer has ended its direction may still take what is staged.
+            if stream.number >= 0 {
+                stream.clear()
+                try pushStaged()
+            }
         }
     }
 
-    private mutating func meet() throws(VchanError) {
-        switch role {
-        case .server:
-            guard let connection = try listener!.accept() else { return }
-            listener = nil
-            let there = LocalOffer.send(memory: file!, to: connection)
-            file = nil
-            link = EventLink(socket: connection)
-            pollDescriptor = link.number
-            state = .open
-            if !there { try becomeClosed(inOrder: false) }
-        case .client:
-            var way = connector.take()!
-            let arrived = try way.advance(link: &link)
-            guard let memory = arrived else {
-                pollDescriptor = way.pollDescriptor
-                connector = consume way
-                return
-            }
-            pollDescriptor = link.number
-            let page = memory.controlPage(.client)
-            let (consumed, produced) = page.initialIndices()
-            (reading, writing) = memory.rings(.client, consumed: consumed, produced: produced)
-            self.page = page
-            self.memory = consume memory
-            state = .open
-            page.storeOwnLive(1)
-            page.ask(.write)
-            link.notify()
-            try noticeClose()
-        }
+    /// The client is there: it has what it needs to join.
+    mutating func opened(link: consuming EventLink) {
+        pollDescriptor = link.number
+        self.link = link
+        state = .open
+    }
+
+    /// The byte stream is connected; what was written before goes out.
+    mutating func opened(stream: consuming StreamLink) {
+        pollDescriptor = stream.number
+        self.stream = stream
+        state = .open
+        self.stream.drain(&writing)
+    }
+
+    /// A client joins the memory it was given (protocol 1.6).
+    mutating func joined(
+        memory: consuming SharedMemory, link: consuming EventLink
+    ) throws(VchanError) {
+        let page = memory.controlPage(.client)
+        let (consumed, produced) = page.initialIndices()
+        (reading, writing) = memory.rings(.client, consumed: consumed, produced: produced)
+        self.page = page
+        self.memory = consume memory
+        opened(link: link)
+        page.storeOwnLive(1)
+        page.ask(.write)
+        self.link.notify()
+        try noticeClose()
     }
 
     private mutating func closingOnError(
@@ -120,23 +149,32 @@ public struct Channel: ~Copyable {
 
     // MARK: The end
 
-    /// Latches the close when the peer's live byte or the hang-up of the link says so.
+    /// Latches the close when the peer's live byte, the hang-up of the link or the end of the
+    /// byte stream says so.
     mutating func noticeClose() throws(VchanError) {
         guard state == .open else { return }
+        guard let page else {
+            if stream.atEnd || stream.isBroken { try becomeClosed(inOrder: !stream.wasReset) }
+            return
+        }
         // Value 2 is a client that was accepted and has not mapped the memory yet.
-        if page!.loadPeerLive() == 0 {
+        if page.loadPeerLive() == 0 {
             try becomeClosed(inOrder: true)
         } else if link.hungUp {
             // The last thing an orderly peer stores is the live byte: look again after the hang-up.
-            try becomeClosed(inOrder: page!.loadPeerLive() == 0)
+            try becomeClosed(inOrder: page.loadPeerLive() == 0)
         }
     }
 
-    /// After the peer was seen closed its producer index is looked at once more, and never again:
+    /// After the peer was seen closed (L2 of the model) its producer index is looked at once more
+    /// (L3), and never again:
     /// what it wrote between our last look and its close must not be lost.
-    private mutating func becomeClosed(inOrder: Bool) throws(VchanError) {
+    mutating func becomeClosed(inOrder: Bool) throws(VchanError) {
         guard state == .open else { return }
         try loadProduced()
+        guard state == .open else { return }
+        // How far the peer has read is of interest too, see bytesUnread.
+        if let page { _ = writing.advancePeer(to: page.loadPeerConsumed()) }
         state = .closed
         peerDied = !inOrder
     }
@@ -150,14 +188,17 @@ public struct Channel: ~Copyable {
         return error
     }
 
-    /// Closes in order: the peer can read everything written so far, then sees the end.
+    /// Closes in order (E1 to E3 of the model): the peer can read everything written so far, then
+    /// sees the end. Only over a byte stream that the peer does not take does this wait, for a
+    /// second at most.
     public consuming func close() {
-        guard let page else { return }
-        if state == .open || role == .server {
+        if let page {
             if writing.unpublished > 0 { page.publishProduced(writing.staged) }
             if reading.unpublished > 0 { page.publishConsumed(reading.taken) }
+            page.storeOwnLive(0)
+            link.notify()
+        } else if stream.number >= 0 {
+            stream.finish(&writing)
         }
-        page.storeOwnLive(0)
-        link.notify()
     }
 }

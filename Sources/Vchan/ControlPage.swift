@@ -100,6 +100,12 @@ struct ControlPage {
         return before & mask != 0
     }
 
+    /// Whether the peer has set one of these bits, which stay as they are.
+    func isAsked(_ notification: Notification) -> Bool {
+        let seen = unsafe byte(ownNotify).pointee.load(ordering: .sequentiallyConsistent)
+        return seen & notification.rawValue != 0
+    }
+
     /// The peer's live byte: 0 gone, 1 connected, 2 not yet connected (client only).
     func loadPeerLive() -> UInt8 {
         unsafe byte(peerLive).pointee.load(ordering: .sequentiallyConsistent)
@@ -135,4 +141,6 @@ struct Notification: OptionSet {
     static let write = Notification(rawValue: 1)
     /// Tell me after you consumed data.
     static let read = Notification(rawValue: 2)
+    /// I will write nothing more: of this library only, ignored by others.
+    static let ended = Notification(rawValue: 4)
 }

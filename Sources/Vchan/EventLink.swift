@@ -40,7 +40,7 @@ struct EventLink: ~Copyable {
         }
     }
 
-    /// Takes one notification. One a wake-up is enough: the descriptor stays readable while there
+    /// Takes one notification (S5 of the model: before the next look). One a wake-up is enough: the descriptor stays readable while there
     /// are more, and a peer that sends a storm gets no more than its turn.
     mutating func take() {
         var byte: UInt8 = 0

@@ -5,14 +5,15 @@ import Glibc
 /// `peer` is the last checked value of the consumer's index; the shared word is looked at only when
 /// this copy says that there is no room.
 @safe
+@usableFromInline
 struct ProducerRing {
-    let base: UnsafeMutableRawPointer?
-    let size: UInt32
+    @usableFromInline let base: UnsafeMutableRawPointer?
+    @usableFromInline let size: UInt32
     /// Written so far, published or not.
-    private(set) var staged: UInt32
+    @usableFromInline var staged: UInt32
     /// What the peer was shown.
-    private(set) var published: UInt32
-    private(set) var peer: UInt32
+    @usableFromInline var published: UInt32
+    @usableFromInline var peer: UInt32
 
     static var none: ProducerRing { unsafe ProducerRing(base: nil, size: 0, index: 0) }
 
@@ -24,9 +25,9 @@ struct ProducerRing {
     }
 
     /// Free bytes as far as known here.
-    var space: Int { Int(size &- (staged &- peer)) }
-    var position: Int { Int(staged & (size &- 1)) }
-    var unpublished: Int { Int(staged &- published) }
+    @inlinable var space: Int { Int(size &- (staged &- peer)) }
+    @inlinable var position: Int { Int(staged & (size &- 1)) }
+    @inlinable var unpublished: Int { Int(staged &- published) }
 
     /// Checks a consumer's index: it stays between where it was and what was published.
     ///
@@ -39,6 +40,7 @@ struct ProducerRing {
 
     /// Copies bytes behind what is staged already, `offset` bytes on; the caller has made sure of
     /// the room.
+    @inlinable
     func copyIn(_ source: UnsafeRawBufferPointer, offset: Int = 0) {
         guard let base = unsafe base, let from = source.baseAddress else { return }
         precondition(source.count + offset <= space, "a ring holds no more than its room")
@@ -50,24 +52,35 @@ struct ProducerRing {
     }
 
     /// Counts bytes that were copied in.
+    @inlinable
     mutating func stage(_ count: Int) {
         assert(count <= space)
         staged &+= UInt32(count)
     }
 
     mutating func markPublished() { published = staged }
+
+    /// Bytes from here to the ring's end that can be written in one piece.
+    @inlinable var contiguousSpace: Int { min(space, Int(size) - position) }
+
+    /// Counts bytes that a byte stream took from the start of what is staged.
+    mutating func sent(_ count: Int) { peer &+= UInt32(count) }
+    /// Staged bytes that no byte stream has taken yet, and where they begin.
+    var unsent: Int { Int(staged &- peer) }
+    var unsentPosition: Int { Int(peer & (size &- 1)) }
 }
 
 /// The consuming end of one ring; see `ProducerRing`.
 @safe
+@usableFromInline
 struct ConsumerRing {
-    let base: UnsafeMutableRawPointer?
-    let size: UInt32
+    @usableFromInline let base: UnsafeMutableRawPointer?
+    @usableFromInline let size: UInt32
     /// Read so far, published or not.
-    private(set) var taken: UInt32
+    @usableFromInline var taken: UInt32
     /// What the peer was shown.
-    private(set) var published: UInt32
-    private(set) var peer: UInt32
+    @usableFromInline var published: UInt32
+    @usableFromInline var peer: UInt32
 
     static var none: ConsumerRing { unsafe ConsumerRing(base: nil, size: 0, index: 0) }
 
@@ -79,9 +92,9 @@ struct ConsumerRing {
     }
 
     /// Bytes ready as far as known here.
-    var ready: Int { Int(peer &- taken) }
-    var position: Int { Int(taken & (size &- 1)) }
-    var unpublished: Int { Int(taken &- published) }
+    @inlinable var ready: Int { Int(peer &- taken) }
+    @inlinable var position: Int { Int(taken & (size &- 1)) }
+    @inlinable var unpublished: Int { Int(taken &- published) }
 
     /// Checks a producer's index: it never goes back and never exceeds the room it was shown.
     ///
@@ -94,6 +107,7 @@ struct ConsumerRing {
     }
 
     /// Copies the next bytes out once; the caller has made sure that they are ready.
+    @inlinable
     func copyOut(to target: UnsafeMutableRawBufferPointer) {
         guard let base = unsafe base, let to = target.baseAddress else { return }
         precondition(target.count <= ready, "a ring gives no more than is ready")
@@ -104,12 +118,22 @@ struct ConsumerRing {
         if first < target.count { unsafe memcpy(to + first, base, target.count - first) }
     }
 
+    @inlinable
     mutating func take(_ count: Int) {
         assert(count <= ready)
         taken &+= UInt32(count)
     }
 
     mutating func markPublished() { published = taken }
+
+    /// Bytes from here to the ring's end that can be read in one piece.
+    @inlinable var contiguousReady: Int { min(ready, Int(size) - position) }
+
+    /// Counts bytes that a byte stream delivered behind what is ready.
+    mutating func delivered(_ count: Int) { peer &+= UInt32(count) }
+    /// Room for bytes of a byte stream, and where it begins.
+    var fillable: Int { Int(size) - ready }
+    var fillPosition: Int { Int(peer & (size &- 1)) }
 
     /// Forgets what is ready: nothing of a poisoned ring is used.
     mutating func abandon() { peer = taken }

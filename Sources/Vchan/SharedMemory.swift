@@ -57,6 +57,8 @@ struct SharedMemory: ~Copyable {
         try self.init(mapping: descriptor, orders: orders)
     }
 
+    var rawPage: RawPage { unsafe RawPage(base: base, size: orders.totalSize) }
+
     func controlPage(_ role: Role) -> ControlPage { unsafe ControlPage(base: base, role: role) }
 
     /// Both rings as this side uses them, from the given indices on.

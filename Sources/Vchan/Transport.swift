@@ -4,7 +4,12 @@ import LinuxSystem
 /// A way to reach other domains. Which one is decided once, in `selected`; everything behind a
 /// channel is the same from there on.
 public struct Transport: Sendable {
-    let places: LocalPlaces
+    private enum Backend: Sendable {
+        case local(LocalPlaces)
+        case stream(StreamPlaces)
+    }
+
+    private let backend: Backend
 
     /// The transport of this machine: the option if there is one, else `QREXEC_VCHAN` (ignored in
     /// programs that run with more rights than their caller), else Xen where `/dev/xen` or
@@ -26,7 +31,8 @@ public struct Transport: Sendable {
                 throw .transportUnavailable(name, reason: "\(labRoot) does not exist here")
             }
             return local(root: labRoot)
-        case "xen", "libxenvchan", "socket":
+        case "socket": return Transport(backend: .stream(try .fromEnvironment()))
+        case "xen", "libxenvchan":
             throw .transportUnavailable(name, reason: "it is not part of this build")
         default: throw .unknownTransport(name)
         }
@@ -40,7 +46,7 @@ public struct Transport: Sendable {
 
     /// The local transport as a domain sees it, below another root than `/run/xen-local`.
     public static func local(root: String) -> Transport {
-        Transport(places: .sandbox(root: root))
+        Transport(backend: .local(.sandbox(root: root)))
     }
 
     /// The local transport for a program outside the sandboxes; missing directories are made.
@@ -49,12 +55,23 @@ public struct Transport: Sendable {
     ///   - state: a lab's state directory, or any directory that the domains of a test share.
     ///   - ownDomain: whom this program acts for.
     public static func local(state: String, ownDomain: DomainID) -> Transport {
-        Transport(places: .state(state, own: ownDomain))
+        Transport(backend: .local(.state(state, own: ownDomain)))
+    }
+
+    /// Byte-stream sockets in a directory that the domains share (protocol 4), as for
+    /// `VCHAN_SOCKET_DIR` and `VCHAN_DOMAIN`. The number is only claimed: for tests.
+    public static func socket(directory: String, ownDomain: DomainID) -> Transport {
+        Transport(backend: .stream(StreamPlaces(directory: directory, own: ownDomain)))
     }
 
     /// The number of the domain this program runs in.
     public var ownDomain: DomainID {
-        get throws(VchanError) { try places.ownDomain() }
+        get throws(VchanError) {
+            switch backend {
+            case .local(let places): try places.ownDomain()
+            case .stream(let places): places.own
+            }
+        }
     }
 
     /// Offers a channel to one other domain; returns at once, the channel waits for its client.
@@ -65,13 +82,25 @@ public struct Transport: Sendable {
     public func listen(
         for peer: DomainID, port: Port, read: RingSize, write: RingSize
     ) throws(VchanError) -> Channel {
-        try listen(for: peer, port: port, orders: RingOrders(read: read, write: write))
+        switch backend {
+        case .local:
+            let orders = RingOrders(read: read, write: write)
+            return try listen(for: peer, port: port, orders: orders)
+        case .stream(let places):
+            let path = places.path(server: places.own, client: peer, port: port)
+            return Channel(
+                listener: try StreamListener(path: path),
+                memory: PrivateMemory(read: read, write: write))
+        }
     }
 
     /// - Parameter firstIndex: where the ring indices begin; tests start them before the wrap.
     func listen(
         for peer: DomainID, port: Port, orders: RingOrders, firstIndex: UInt32 = 0
     ) throws(VchanError) -> Channel {
+        guard case .local(let places) = backend else {
+            throw .transportUnavailable("socket", reason: "it has no shared rings")
+        }
         let directory = try places.offers(to: peer)
         let listener = try LocalListener(directory: directory, client: peer, port: port)
         var file: Descriptor?
@@ -87,8 +116,20 @@ public struct Transport: Sendable {
     /// Joins a channel that another domain offers to this one; returns at once, the channel waits
     /// until the server exists and has answered.
     public func connect(to peer: DomainID, port: Port) throws(VchanError) -> Channel {
-        let directory = try places.offers(from: peer)
-        return Channel(
-            connector: try LocalConnector(directory: directory, server: peer, port: port))
+        switch backend {
+        case .local(let places):
+            let directory = try places.offers(from: peer)
+            return Channel(
+                connector: try LocalConnector(directory: directory, server: peer, port: port))
+        case .stream(let places):
+            let path = places.path(server: peer, client: places.own, port: port)
+            let size = RingSize(atLeast: Self.streamClientRing)!
+            return Channel(
+                connector: try .start(directory: places.directory, path: path),
+                memory: PrivateMemory(read: size, write: size))
+        }
     }
+
+    /// A byte stream tells its client no sizes: room for the largest data message.
+    private static let streamClientRing = 128 << 10
 }

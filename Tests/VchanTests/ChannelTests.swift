@@ -45,7 +45,8 @@ import Testing
         #expect(bytes == [4, 0, 0, 0])
     }
 
-    @Test(arguments: [1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 16, 1 << 20], [0, UInt32.max - 300])
+    @Test(
+        arguments: [1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 16, 1 << 20], [0, UInt32.max - 300])
     func bytesArriveInOrderThroughEveryRingSize(bytes: Int, first: UInt32) throws {
         let meeting = Meeting()
         var pair = try meeting.pair(size(bytes), firstIndex: first)

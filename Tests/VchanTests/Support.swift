@@ -1,4 +1,3 @@
-import Glibc
 import LinuxSystem
 import Testing
 
@@ -6,26 +5,14 @@ import Testing
 
 /// A directory of its own for the domains of one test, removed with it.
 final class Meeting: Sendable {
-    let state: String
+    private let directory: TemporaryDirectory
     let server = DomainID(1)!
     let client = DomainID(2)!
     let port = Port(512)!
 
-    init() {
-        var template = Array("/tmp/vchan-test.XXXXXX".utf8CString)
-        // SAFETY: mkdtemp changes the array in place.
-        unsafe template.withUnsafeMutableBufferPointer { _ = unsafe mkdtemp($0.baseAddress!) }
-        state = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
+    init() { directory = try! TemporaryDirectory(prefix: "/tmp/vchan-test") }
 
-    deinit {
-        for (one, other) in [(server, client), (client, server)] {
-            for path in ["/xen/\(one)/\(other)/\(port).sock"] { _ = unsafe unlink(state + path) }
-            for path in ["/xen/\(one)/\(other)", "/xen/\(one)"] { _ = unsafe rmdir(state + path) }
-        }
-        for path in ["/xen", ""] { _ = unsafe rmdir(state + path) }
-    }
-
+    var state: String { directory.path }
     var ofServer: Transport { .local(state: state, ownDomain: server) }
     var ofClient: Transport { .local(state: state, ownDomain: client) }
     var socketPath: String { "\(state)/xen/\(server)/\(client)/\(port).sock" }
@@ -67,4 +54,9 @@ func soon() -> UInt64 { CurrentProcess.now + 30_000_000_000 }
 /// A reproducible stream of bytes in which every position differs from its neighbours.
 func pattern(from start: Int = 0, count: Int) -> [UInt8] {
     (start..<start + count).map { UInt8(truncatingIfNeeded: $0 &* 167 &+ $0 >> 8) }
+}
+
+/// Runs a body on a thread of its own, so that both ends may block.
+func onThread(_ body: @escaping @Sendable () throws -> Void) -> Task<Void, any Error> {
+    Task.detached { try body() }
 }

@@ -113,4 +113,15 @@ int cs_is_sealed(int fd);
 void *cs_map_shared(int fd, size_t length);
 int cs_file_size(int fd, uint64_t *size);
 
+/// Changes of descriptors behind one: the epoll descriptor is readable when one of them has become
+/// readable or writable, or hung up, since the last clear.
+int cs_edges_add(int epoll, int fd);
+void cs_edges_clear(int epoll);
+/// A timer of the monotonic clock, readable once after each time it was set.
+int cs_timer_create(void);
+int cs_timer_set(int timer, long nanoseconds);
+
+/// Removes a directory with everything in it; other file systems and links are not followed.
+int cs_remove_tree(const char *path);
+
 #endif

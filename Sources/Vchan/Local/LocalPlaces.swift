@@ -25,7 +25,8 @@ enum LocalPlaces: Sendable {
                 let number = parseDecimal(text.dropLast(), maximum: .max),
                 let domain = DomainID(number)
             else {
-                throw .noIdentity(path: path, reason: "expected a number of 0 to 32751 and a newline")
+                throw .noIdentity(
+                    path: path, reason: "expected 0 to 32751 and a newline")
             }
             return domain
         }

@@ -1,0 +1,56 @@
+import LinuxSystem
+
+/// The way to the peer, by transport: what a channel goes through while it waits.
+enum Rendezvous: ~Copyable {
+    case done
+    /// With the memory's descriptor, until the client has it.
+    case localServer(LocalListener, file: Descriptor)
+    case localClient(LocalConnector)
+    case streamServer(StreamListener)
+    case streamClient(StreamConnector)
+
+    /// Takes it out of its place; a step that is not the last one puts it back.
+    mutating func take() -> Rendezvous {
+        var taken = Rendezvous.done
+        swap(&taken, &self)
+        return taken
+    }
+}
+
+extension Channel {
+    /// One step on the way.
+    mutating func meet() throws(VchanError) {
+        switch rendezvous.take() {
+        case .done: break
+        case .localServer(let listener, let file):
+            guard let connection = try listener.accept() else {
+                rendezvous = .localServer(listener, file: file)
+                return
+            }
+            let there = LocalOffer.send(memory: file, to: connection)
+            opened(link: EventLink(socket: connection))
+            if !there { try becomeClosed(inOrder: false) }
+        case .localClient(var connector):
+            var link = EventLink()
+            let arrived = try connector.advance(link: &link)
+            guard let memory = arrived else {
+                pollDescriptor = connector.pollDescriptor
+                rendezvous = .localClient(connector)
+                return
+            }
+            try joined(memory: memory, link: link)
+        case .streamServer(let listener):
+            guard let link = try listener.accept() else {
+                rendezvous = .streamServer(listener)
+                return
+            }
+            opened(stream: link)
+        case .streamClient(var connector):
+            guard let link = try connector.advance() else {
+                rendezvous = .streamClient(connector)
+                return
+            }
+            opened(stream: link)
+        }
+    }
+}

@@ -1,0 +1,135 @@
+import CLinuxSystem
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// A connected byte stream and the private rings between it and the channel: what the peer's index
+/// is to a shared ring, a system call is here. No call waits but `finish`.
+struct StreamLink: ~Copyable {
+    private let socket: Descriptor?
+    private let edges: Descriptor?
+    /// Readable after a change of the socket; -1 for a channel that is not over a byte stream.
+    let number: Int32
+    /// Everything the peer will ever send was received.
+    private(set) var atEnd = false
+    /// The peer takes nothing more.
+    private(set) var isBroken = false
+    /// The peer closed with bytes of ours unread.
+    private(set) var wasReset = false
+
+    init() {
+        socket = nil
+        edges = nil
+        number = -1
+    }
+
+    /// - Parameter edges: an epoll descriptor that watches the socket for changes.
+    init(socket: consuming Descriptor, edges: consuming Descriptor) {
+        number = edges.number
+        self.socket = consume socket
+        self.edges = consume edges
+    }
+
+    /// An epoll descriptor for `init` and for the way there.
+    static func makeEdges() throws(VchanError) -> Descriptor {
+        do throws(Errno) {
+            return Descriptor(taking: try check(cs_epoll_create()))
+        } catch {
+            throw .system(call: "epoll_create1", error)
+        }
+    }
+
+    private var socketNumber: Int32 {
+        switch socket {
+        case .some(let socket): socket.number
+        case .none: -1
+        }
+    }
+
+    /// Forgets the changes so far: what they mean is found out by trying.
+    func clear() { cs_edges_clear(number) }
+
+    /// Receives as much as there is room for, in one call.
+    mutating func fill(_ ring: inout ConsumerRing) {
+        guard !atEnd, ring.fillable > 0 else { return }
+        // SAFETY: the pieces from fillPosition on are inside the ring's memory and hold nothing.
+        let got = again {
+            unsafe cs_read_into_ring(
+                socketNumber, ring.base, Int(ring.size), ring.fillPosition, ring.fillable, 1)
+        }
+        if got > 0 {
+            ring.delivered(got)
+        } else if got == 0 || errno != EAGAIN {
+            wasReset = got < 0
+            atEnd = true
+        } else if isBroken {
+            atEnd = true
+        }
+    }
+
+    /// Sends as much of what is staged as the socket takes.
+    mutating func drain(_ ring: inout ProducerRing) {
+        while number >= 0, !isBroken, ring.unsent > 0 {
+            // SAFETY: the pieces from unsentPosition on are inside the ring's memory and staged.
+            let put = again {
+                unsafe cs_write_from_ring(
+                    socketNumber, ring.base, Int(ring.size), ring.unsentPosition, ring.unsent, 1)
+            }
+            if put > 0 {
+                ring.sent(put)
+            } else {
+                isBroken = errno != EAGAIN
+                return
+            }
+        }
+    }
+
+    /// Ends the writing direction; what is staged goes out first, as far as the socket takes it.
+    mutating func shutdownWhenSent(_ ring: inout ProducerRing) {
+        finish(&ring)
+        UnixSocket.shutdown(socketNumber, writing: true)
+    }
+
+    /// Sends what is left, waiting a little for a peer that is slow to take it.
+    mutating func finish(_ ring: inout ProducerRing) {
+        let patience: Int32 = 1000
+        while true {
+            drain(&ring)
+            if isBroken || ring.unsent == 0 { return }
+            var entry = pollfd(fd: socketNumber, events: Int16(POLLOUT), revents: 0)
+            // SAFETY: one entry that outlives the call.
+            if unsafe Glibc.poll(&entry, 1, patience) <= 0 { return }
+        }
+    }
+
+    private func again(_ call: () -> Int) -> Int {
+        while true {
+            let result = call()
+            if result >= 0 || errno != EINTR { return result }
+        }
+    }
+}
+
+/// The memory of both private rings, freed once.
+@safe
+struct PrivateMemory: ~Copyable {
+    private let base: UnsafeMutableRawPointer
+    let readSize: Int
+    let writeSize: Int
+
+    init(read: RingSize, write: RingSize) {
+        let page = RingOrders.pageSize
+        readSize = max(read.bytes, page)
+        writeSize = max(write.bytes, page)
+        unsafe base = .allocate(byteCount: readSize + writeSize, alignment: page)
+    }
+
+    deinit { unsafe base.deallocate() }
+
+    func rings() -> (reading: ConsumerRing, writing: ProducerRing) {
+        unsafe (
+            ConsumerRing(base: base, size: readSize, index: 0),
+            ProducerRing(base: base + readSize, size: writeSize, index: 0)
+        )
+    }
+}

@@ -1,0 +1,104 @@
+import CLinuxSystem
+import Glibc
+import LinuxSystem
+import SystemPackage
+
+/// A server's socket of the byte-stream transport: one client, then the path is gone.
+struct StreamListener: ~Copyable {
+    let socket: Descriptor
+    private let path: String
+
+    init(path: String) throws(VchanError) {
+        self.path = path
+        do throws(Errno) {
+            // The protocol has no other way to tell a dead server's file from a living one's.
+            _ = unsafe unlink(path)
+            socket = try UnixSocket.listen(path, .stream, mode: 0o666, backlog: 1)
+        } catch {
+            throw .system(call: "listen on \(path)", error)
+        }
+        // For clients that saw the file before it listened, see LocalListener.
+        _ = unsafe chmod(path, 0o666)
+    }
+
+    // SAFETY: a C string that outlives the call.
+    deinit { _ = unsafe unlink(path) }
+
+    func accept() throws(VchanError) -> StreamLink? {
+        do throws(Errno) {
+            let connection = try UnixSocket.accept(socket)
+            let edges = Descriptor(taking: try check(cs_epoll_create()))
+            _ = try check(cs_edges_add(edges.number, connection.number))
+            return StreamLink(socket: connection, edges: edges)
+        } catch .resourceTemporarilyUnavailable {
+            return nil
+        } catch .connectionAbort {
+            return nil
+        } catch {
+            throw .system(call: "accept on \(path)", error)
+        }
+    }
+}
+
+/// A client on its way to a byte-stream server. It waits for changes of the directory; a file that
+/// refuses is also tried again by a timer, because servers of the reference implementation bind
+/// before they listen and change nothing after that.
+struct StreamConnector: ~Copyable {
+    private let path: String
+    private let directory: String
+    private var edges: Descriptor?
+    private var changes: Inotify?
+    private var timer: Descriptor?
+    private var timerNumber: Int32 = -1
+    private var pause = 1_000_000
+    let pollDescriptor: Int32
+
+    private init(directory: String, path: String, edges: consuming Descriptor) {
+        self.directory = directory
+        self.path = path
+        pollDescriptor = edges.number
+        self.edges = consume edges
+    }
+
+    static func start(directory: String, path: String) throws(VchanError) -> StreamConnector {
+        let edges = try StreamLink.makeEdges()
+        var connector = StreamConnector(directory: directory, path: path, edges: edges)
+        do throws(Errno) { try connector.watch() } catch {
+            throw .system(call: "watch \(directory)", error)
+        }
+        return connector
+    }
+
+    private mutating func watch() throws(Errno) {
+        let changes = try Inotify()
+        try changes.watchDirectory(directory)
+        _ = try check(cs_edges_add(pollDescriptor, changes.descriptor.number))
+        self.changes = consume changes
+        let timer = Descriptor(taking: try check(cs_timer_create()))
+        _ = try check(cs_edges_add(pollDescriptor, timer.number))
+        timerNumber = timer.number
+        self.timer = consume timer
+        // The first try is made by the first `advance`, at once.
+        _ = try check(cs_timer_set(timerNumber, 1))
+    }
+
+    /// One try; the caller comes back when the descriptor is readable.
+    mutating func advance() throws(VchanError) -> StreamLink? {
+        cs_edges_clear(pollDescriptor)
+        do throws(Errno) {
+            _ = try changes!.drain()
+            let socket = try UnixSocket.connect(path, .stream)
+            _ = try check(cs_edges_add(pollDescriptor, socket.number))
+            return StreamLink(socket: socket, edges: edges.take()!)
+        } catch {
+            switch error {
+            case .noSuchFileOrDirectory: return nil
+            case .connectionRefused, .resourceTemporarilyUnavailable:
+                _ = cs_timer_set(timerNumber, pause)
+                pause = min(pause * 2, 100_000_000)
+                return nil
+            default: throw .system(call: "connect to \(path)", error)
+            }
+        }
+    }
+}

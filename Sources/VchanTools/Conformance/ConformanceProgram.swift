@@ -1,0 +1,163 @@
+import LinuxSystem
+import QrexecRuntime
+import SystemPackage
+import Vchan
+
+/// `vchan-conformance`: the promises of a vchan, tried between two processes, or two domains.
+public enum ConformanceProgram {
+    static let usage = """
+        Usage: vchan-conformance [OPTIONS]
+
+        Tries what every vchan must keep, one case after the other, each side in a process of its
+        own. Without --role both sides run here, over the local or the socket transport. With it one
+        side runs here and the other one, started with the same options, in another domain.
+
+          --transport NAME    local or socket (default local); with --role also xen, libxenvchan
+          --role ROLE         server or client: this side only
+          --domain PEER       number of the other domain (with --role)
+          --own-domain N      with --state: act for this domain
+          --state DIR         directory that both ends share (default: a temporary one)
+          --port P            number of the first case's vchan (default 1000)
+          --case TEXT         only cases whose name contains this
+          --closes N          closes of the cases that look for lost data (default 2000)
+          --bytes N           bytes each way of a streaming case at most (default 8388608)
+          --list              print the names of the cases
+          --quiet             print failures and the sum only
+          -h, --help
+          --version
+
+        Exit status: 0 all cases kept; 1 one was not, or none was run; 2 wrong usage.
+        """
+
+    public static func run(arguments: [String]) -> Int32 {
+        let settings: ConformanceSettings
+        do throws(OptionParser.UsageError) {
+            settings = try ConformanceSettings(Array(arguments.dropFirst()))
+        } catch {
+            Terminal.printError(
+                "vchan-conformance: \(error.description)\nTry 'vchan-conformance --help'.")
+            return 2
+        }
+        switch settings.mode {
+        case .help: Terminal.print(usage)
+        case .version: Terminal.print(Version.line("vchan-conformance"))
+        case .list: for one in settings.cases { Terminal.print(one.name) }
+        case .one(let number): return runCase(settings, number)
+        case .all:
+            do throws(ConformanceFailure) {
+                var runner = try ConformanceRunner(settings)
+                return try runner.run()
+            } catch {
+                Terminal.printError("vchan-conformance: \(error.description)")
+                return 1
+            }
+        }
+        return 0
+    }
+
+    /// The process of one side of one case.
+    private static func runCase(_ settings: ConformanceSettings, _ number: Int) -> Int32 {
+        do {
+            let transport = try settings.end.transport()
+            let side = ConformanceSide(
+                role: settings.role!, transport: transport, peer: settings.end.peer!,
+                port: settings.port(of: number), tellsDeath: settings.tellsDeath,
+                crashesForReal: true)
+            try settings.allCases[number].run(side)
+            return 0
+        } catch {
+            Terminal.printError("vchan-conformance: \(error)")
+            return 1
+        }
+    }
+}
+
+struct ConformanceSettings {
+    enum Mode {
+        case help, version, list, all
+        /// One side of one case, by its number: how the program starts itself.
+        case one(Int)
+    }
+
+    var mode = Mode.all
+    var role: ConformanceSide.Role?
+    var end = EndOptions()
+    var filter = ""
+    var quiet = false
+    private var closes = 2000
+    private var bytes = 8 << 20
+    private(set) var allCases: [ConformanceCase] = []
+    private(set) var cases: [ConformanceCase] = []
+
+    init(_ arguments: [String]) throws(OptionParser.UsageError) {
+        let values = ["role", "case", "closes", "bytes", "run-one"]
+        let flags = ["list", "quiet", "version"]
+        let parser = OptionParser(
+            EndOptions.options + values.map { .init(long: $0, takesValue: true) }
+                + flags.map { .init(long: $0) } + [.init(short: "h", long: "help")])
+        // A closure cannot change self before it is whole.
+        var taken: [(String, String)] = []
+        let operands = try parser.parse(arguments) { name, value in taken.append((name, value)) }
+        if let extra = operands.first { throw .init("unexpected argument '\(extra)'") }
+        for (name, value) in taken {
+            if try !end.take(name, value) { try take(name, value) }
+        }
+        end.transportName = end.transportName ?? (role == nil ? "local" : nil)
+        allCases = ConformanceCase.all(.init(bytes: bytes, closes: closes))
+        cases = allCases.filter { filter.isEmpty || $0.name.contains(filter) }
+        if role != nil, end.peer == nil { throw .init("--role needs --domain") }
+        if case .one(let number) = mode, number >= allCases.count || role == nil {
+            throw .init("--run-one is for this program itself")
+        }
+    }
+
+    private mutating func take(
+        _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        switch name {
+        case "role":
+            guard let role = ConformanceSide.Role(rawValue: value) else {
+                throw .init("--role \(value): expected server or client")
+            }
+            self.role = role
+        case "case": filter = value
+        case "closes": closes = try Self.number(name, value)
+        case "bytes": bytes = try Self.number(name, value)
+        case "run-one": mode = .one(try Self.number(name, value))
+        case "list": mode = .list
+        case "quiet": quiet = true
+        case "help": mode = .help
+        default: mode = .version
+        }
+    }
+
+    private static func number(
+        _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) -> Int {
+        guard let number = Int(value), 0..<1 << 32 ~= number else {
+            throw .init("--\(name) \(value): expected a number")
+        }
+        return number
+    }
+
+    /// Each case has a vchan of its own, so that a late end of one never meets the next.
+    func port(of number: Int) -> Port { Port((end.port?.rawValue ?? 1000) + UInt32(number))! }
+
+    var tellsDeath: Bool { end.transportName != "socket" }
+
+    /// Arguments by which a child runs one side of one case.
+    func childArguments(
+        _ role: ConformanceSide.Role, case number: Int, state: String?, own: DomainID?,
+        peer: DomainID
+    ) -> [String] {
+        var arguments = [
+            "vchan-conformance", "--role", role.rawValue, "--run-one", String(number), "--domain",
+            "\(peer)", "--closes", String(closes), "--bytes", String(bytes), "--port",
+            "\(port(of: 0))",
+        ]
+        if let name = end.transportName { arguments += ["--transport", name] }
+        if let state { arguments += ["--state", state] }
+        if let own { arguments += ["--own-domain", "\(own)"] }
+        return arguments
+    }
+}
