@@ -38,6 +38,10 @@ public enum PolicyTools {
             rest.removeFirst()
             run(tool, rest)
         }
+        if rest.first == "--list-tools" {
+            for name in tools.keys.sorted() { print(name) }
+            QubesPolicyTool.exit()
+        }
         Console.error(
             "start qubes-policy-tools by the name of a tool, or name it first: "
                 + tools.keys.sorted().joined(separator: " "))

@@ -1,7 +1,8 @@
 import LinuxSystem
 
 /// One program file under several names: the name it is started by picks the tool, which keeps the
-/// installed size small. `PROGRAM TOOL ARGUMENTS…` works too.
+/// installed size small. `PROGRAM TOOL ARGUMENTS…` works too, and
+/// `PROGRAM --list-tools` names the links that an installation makes.
 public struct MultiCall {
     public typealias Tool = (_ arguments: [String]) -> Int32
 
@@ -22,6 +23,10 @@ public struct MultiCall {
         }
         if arguments.count > 1, let tool = tools[arguments[1]] {
             CurrentProcess.exit(tool(Array(arguments.dropFirst())))
+        }
+        if arguments.dropFirst().first == "--list-tools" {
+            for name in tools.keys.sorted() { Terminal.print(name) }
+            CurrentProcess.exit(0)
         }
         let names = tools.keys.sorted().joined(separator: " ")
         if arguments.dropFirst().first == "--version" {

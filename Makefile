@@ -1,0 +1,63 @@
+# make demo    a first look: a lab of qubes on this machine, calls between them
+# make test    everything that must hold
+# make help    all targets
+
+SWIFT ?= swift
+# Static programs need --disable-local-rpath; one build serves static and shared ones.
+RELEASE = -c release --static-swift-stdlib --disable-local-rpath
+OUTPUT = .build/release
+DESTDIR ?=
+LIBDIR = /usr/lib/qubes
+BINDIR = /usr/bin
+SHAREDIR = /usr/share/swift-qrexec
+
+.PHONY: help build demo test test-unit test-end-to-end test-models lint format bench bench-calls \
+	fuzz install uninstall clean packages programs
+
+help:
+	@echo 'make demo        a lab of qubes on this machine: an allowed and a denied call'
+	@echo 'make test        lint, build, unit and end-to-end tests, models, fuzzers, the demo'
+	@echo 'make build       all programs, under the names users know, in .build/bin'
+	@echo 'make lint        style and structure of the sources'
+	@echo 'make bench       all benchmarks (JSON=FILE, STRICT=1); also bench-NAME'
+	@echo 'make fuzz        all fuzzers (SECONDS=N each)'
+	@echo 'make install     DESTDIR=…   make uninstall DESTDIR=…'
+	@echo 'make clean'
+
+packages:
+	@.ci/packages build lab
+
+programs: packages
+	@echo '== build (release; the first one takes some minutes)'
+	$(SWIFT) build $(RELEASE)
+
+build: programs
+	@.ci/stage $(OUTPUT) .build
+	@echo 'The programs are in .build/bin; start with .build/bin/qubes-lab up'
+
+demo: build
+	.build/bin/qubes-lab demo
+
+lint:
+	@.ci/lint
+
+test:
+	@.ci/test
+
+bench: build
+	@Benchmarks/run all
+
+bench-%: build
+	@Benchmarks/run $*
+
+fuzz:
+	@.ci/fuzz $(or $(SECONDS),60)
+
+install: build
+	@.ci/install "$(DESTDIR)" install
+
+uninstall:
+	@.ci/install "$(DESTDIR)" uninstall
+
+clean:
+	rm -rf .build
