@@ -227,16 +227,10 @@ public enum ClientVM {
         _ place: ConnectParameters, agent: borrowing Descriptor, _ arguments: Arguments,
         _ log: Log
     ) throws -> Int32 {
-        let size = RingSize(atLeast: arguments.bufferSize)!
-        guard let domain = DomainID(place.domain), let port = Port(place.port) else {
-            throw Failure(reason: "the agent named an impossible place")
-        }
-        let channel = try Transport.selected().listen(
-            for: domain, port: port, read: size, write: size)
         let loop = try EventLoop()
         var status: Int32 = 1
-        let session = CallerSession(
-            loop: loop, channel: channel, options: arguments.session, log: log
+        let session = try CallerSession.serving(
+            place, ringSize: arguments.bufferSize, loop: loop, options: arguments.session, log: log
         ) {
             status = $0
             loop.stop()
@@ -253,7 +247,6 @@ public enum ClientVM {
             loop.unwatch(number)
             if said != 1 { session.abort("the agent is gone: the call ends") }
         }
-        try session.start()
         try loop.run()
         return status & 0xFF
     }

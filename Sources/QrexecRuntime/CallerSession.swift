@@ -1,6 +1,6 @@
 import Glibc
 public import LinuxSystem
-import QrexecProtocol
+public import QrexecProtocol
 import SystemPackage
 public import Vchan
 
@@ -19,6 +19,8 @@ public final class CallerSession {
         public var prefix: [UInt8] = []
         /// Standard input is a stream socket to be used both ways.
         public var usesInputSocket = false
+        /// JUST_EXEC: no data, only the start's status.
+        public var startsOnly = false
         /// Seconds for the service's side to connect; nil waits for ever.
         public var connectTimeout: UInt64? = TimeLimits.qubeConnect
 
@@ -49,6 +51,25 @@ public final class CallerSession {
         pump = DataPump(loop: loop, channel: channel, role: .caller, log: log)
     }
 
+    /// Serves the data channel at a place and starts the session.
+    ///
+    /// - Parameter ringSize: bytes each way.
+    /// - Throws: `badOffer` for a place that cannot be one.
+    public static func serving(
+        _ place: ConnectParameters, ringSize: Int, loop: EventLoop, options: Options, log: Log,
+        onEnd: @escaping (Int32) -> Void
+    ) throws(VchanError) -> CallerSession {
+        guard let domain = DomainID(place.domain), let port = Port(place.port),
+            let size = RingSize(atLeast: ringSize)
+        else { throw .badOffer("domain \(place.domain), port \(place.port), ring \(ringSize)") }
+        let channel = try Transport.selected().listen(
+            for: domain, port: port, read: size, write: size)
+        let session = CallerSession(
+            loop: loop, channel: channel, options: options, log: log, onEnd: onEnd)
+        try session.start()
+        return session
+    }
+
     public func start() throws(VchanError) {
         pump.onOpen = { [unowned self] in self.opened() }
         pump.onEnd = { [unowned self] in self.pumpEnded($0) }
@@ -74,7 +95,9 @@ public final class CallerSession {
         if let timer = connectTimer { loop.cancel(timer) }
         connectTimer = nil
         do throws(Errno) {
-            if options.localProgram != nil {
+            if options.startsOnly {
+                pump.closeMainSink()
+            } else if options.localProgram != nil {
                 try attachLocalProgram()
             } else if options.usesInputSocket {
                 let input = try Descriptor.duplicate(of: 0)

@@ -99,6 +99,8 @@ public final class ControlLink {
                 return
             }
             try sleep()
+        } catch .closed(let peerDied) {
+            end(peerDied ? .died : .closed)
         } catch {
             end(.failed(error))
         }

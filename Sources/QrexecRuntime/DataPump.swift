@@ -306,8 +306,12 @@ public final class DataPump {
             return false
         }
         var moved = false
-        for source in sources where !source.isEnded {
-            if try send(from: source) { moved = true }
+        do throws(VchanError) {
+            for source in sources where !source.isEnded {
+                if try send(from: source) { moved = true }
+            }
+        } catch .closed {
+            // The peer closed in between; what it wrote before that is still to be read.
         }
         return moved
     }
@@ -531,11 +535,15 @@ public final class DataPump {
             for shift in [0, 8, 16, 24] {
                 body.append(UInt8(truncatingIfNeeded: code >> Int32(shift)))
             }
-            guard try watched.channel.send(
-                type: MessageType.dataExitCode.rawValue, body.span)
-            else { return false }
-            try watched.channel.flush()
-            end(.finished)
+            do throws(VchanError) {
+                guard try watched.channel.send(
+                    type: MessageType.dataExitCode.rawValue, body.span)
+                else { return false }
+                try watched.channel.flush()
+                end(.finished)
+            } catch .closed {
+                end(.closedEarly)
+            }
             return true
         case .caller:
             guard exitCode != nil, mainSink.sawEnd || mainSink.isClosed,

@@ -3,6 +3,7 @@ import QrexecDom0
 import QrexecRuntime
 
 var tools: [String: MultiCall.Tool] = [
+    "qrexec-client": ClientProgram.run,
     "qrexec-daemon": DaemonProgram.run,
     "qrexec-policy-daemon": PolicyDaemon.run,
     "qrexec-policy": PolicyExec.run,
