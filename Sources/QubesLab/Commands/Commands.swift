@@ -19,7 +19,7 @@ struct LabCommand: ParsableCommand {
         version: Version.line("qubes-lab"),
         subcommands: [
             Up.self, Down.self, Status.self, Run.self, Shell.self, Start.self, Shutdown.self,
-            Kill.self, Restart.self, ShowLog.self,
+            Kill.self, Restart.self, ShowLog.self, Demo.self,
         ])
 }
 
