@@ -94,6 +94,13 @@ let package = Package(
             swiftSettings: ours),
         .executableTarget(
             name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
+        .target(name: "CAllocationCount"),
+        .executableTarget(
+            name: "policy-bench",
+            dependencies: [
+                "CAllocationCount", "LinuxSystem", "QrexecPolicy", "QrexecRuntime", system,
+            ],
+            swiftSettings: ours),
 
         .testTarget(
             name: "VchanTests",
