@@ -30,6 +30,9 @@ let package = Package(
     products: [
         .library(name: "Vchan", targets: ["Vchan"]),
         .library(name: "QubesServices", targets: ["QubesServices"]),
+        .library(name: "QrexecPolicy", targets: ["QrexecPolicy"]),
+        .library(name: "QrexecDom0", targets: ["QrexecDom0"]),
+        .library(name: "QrexecProtocol", targets: ["QrexecProtocol"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -94,6 +97,13 @@ let package = Package(
             swiftSettings: ours),
         .executableTarget(
             name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
+        .target(name: "CAllocationCount"),
+        .executableTarget(
+            name: "policy-bench",
+            dependencies: [
+                "CAllocationCount", "LinuxSystem", "QrexecPolicy", "QrexecRuntime", system,
+            ],
+            swiftSettings: ours),
 
         .testTarget(
             name: "VchanTests",
@@ -106,6 +116,9 @@ let package = Package(
         .testTarget(
             name: "PolicyServiceTests",
             dependencies: ["QrexecDom0", "QrexecPolicy", "QrexecRuntime", "LinuxSystem", system],
+            swiftSettings: ours),
+        .testTarget(
+            name: "PolicyToolsTests", dependencies: ["PolicyTools", "qubes-policy-tools"],
             swiftSettings: ours),
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],

@@ -1,5 +1,4 @@
 import ArgumentParser
-import Foundation
 import QrexecPolicy
 import QrexecRuntime
 
@@ -30,12 +29,10 @@ struct LintTool: ParsableCommand {
     }
 
     private func lint(_ file: String) -> Bool {
-        let path = file == "-" ? "/dev/stdin" : file
-        guard let data = FileManager.default.contents(atPath: path) else {
+        guard let bytes = try? InputFile.read(file) else {
             Console.line("\(file):0: error: the file cannot be read")
             return false
         }
-        let bytes = [UInt8](data)
         // What is read from standard input stands for a file of the policy directory.
         let name =
             file == "-" ? input.policyDirectories.directories.last! + "/-" : absolutePath(file)

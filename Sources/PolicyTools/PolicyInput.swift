@@ -69,6 +69,16 @@ func absolutePath(_ path: String) -> String {
     return CurrentDirectory.path + "/" + path
 }
 
+/// Files that tools read; `-` is standard input.
+enum InputFile {
+    static let limit = 64 << 20
+
+    static func read(_ path: String) throws(Errno) -> [UInt8] {
+        if path == "-" { return try Descriptor.duplicate(of: 0).readAll(limit: limit) }
+        return try Descriptor.open(path, 0).readAll(limit: limit)
+    }
+}
+
 /// Where tools get the qubes from.
 enum SystemInformationSource {
     struct Failure: Error, CustomStringConvertible {
@@ -79,7 +89,7 @@ enum SystemInformationSource {
         let bytes: [UInt8]
         do throws(Errno) {
             if let file {
-                bytes = try file == "-" ? Self.standardInput() : Self.read(file)
+                bytes = try InputFile.read(file)
             } else {
                 bytes = try askQubesd()
             }
@@ -96,18 +106,8 @@ enum SystemInformationSource {
         }
     }
 
-    private static let limit = 64 << 20
-
     static var qubesdPath: String {
         CurrentProcess.variable("QUBESD_INTERNAL_SOCKET") ?? "/var/run/qubesd.internal.sock"
-    }
-
-    private static func read(_ path: String) throws(Errno) -> [UInt8] {
-        try Descriptor.open(path, 0).readAll(limit: limit)
-    }
-
-    private static func standardInput() throws(Errno) -> [UInt8] {
-        try Descriptor.duplicate(of: 0).readAll(limit: limit)
     }
 
     private static func askQubesd() throws(Errno) -> [UInt8] {
@@ -115,7 +115,7 @@ enum SystemInformationSource {
         try socket.setNonblocking(false)
         try socket.writeAll(Array("internal.GetSystemInfo dom0 name dom0".utf8) + [0])
         UnixSocket.shutdown(socket.number, writing: true)
-        let answer = try socket.readAll(limit: limit)
+        let answer = try socket.readAll(limit: InputFile.limit)
         guard answer.count > 2, answer[0] == UInt8(ascii: "0"), answer[1] == 0 else {
             throw .ioError
         }

@@ -1,5 +1,4 @@
 import ArgumentParser
-import Foundation
 import QrexecPolicy
 
 /// `qubes-policy test`: a person's unit tests for a policy.
@@ -33,14 +32,13 @@ struct TestCommand: ParsableCommand {
         var assertions: [(file: String, assertions: [PolicyAssertion])] = []
         for file in files {
             do {
-                let path = file == "-" ? "/dev/stdin" : file
-                let text = try String(contentsOfFile: path, encoding: .utf8)
+                let text = String(decoding: try InputFile.read(file), as: UTF8.self)
                 assertions.append((file, try PolicyAssertion.read(text, file: file)))
             } catch let error as PolicyAssertion.Malformed {
                 Console.error("\(error)")
                 throw ExitCode(ToolStatus.usage)
             } catch {
-                Console.error("\(file): cannot be read: \(error.localizedDescription)")
+                Console.error("\(file): cannot be read: \(error)")
                 throw ExitCode(ToolStatus.usage)
             }
         }

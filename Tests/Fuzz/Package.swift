@@ -10,6 +10,22 @@ let package = Package(
         .executableTarget(
             name: "fuzz-filecopy",
             dependencies: [.product(name: "QubesServices", package: "swift-qrexec")],
-            swiftSettings: [.unsafeFlags(["-parse-as-library"])])
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-policy",
+            dependencies: [.product(name: "QrexecPolicy", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-policy-json",
+            dependencies: [.product(name: "QrexecPolicy", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-policy-request",
+            dependencies: [
+                .product(name: "QrexecPolicy", package: "swift-qrexec"),
+                .product(name: "QrexecDom0", package: "swift-qrexec"),
+                .product(name: "QrexecProtocol", package: "swift-qrexec"),
+            ],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
     ]
 )

@@ -23,6 +23,7 @@ public final class PolicyAuthority {
     private let prompts: PolicyPrompts
     private var refusalLimit = RateLimiter(burst: 200, perSecond: 20)
     private var isWrittenAsKnown = false
+    private var writtenStatus = ""
     /// Requests that wait until a change of the qubes is fetched.
     private var waiting: [Waiting] = []
 
@@ -83,9 +84,13 @@ public final class PolicyAuthority {
     private func writeStatus() {
         guard let statusPath else { return }
         isWrittenAsKnown = feed.isKnown
-        PolicyStatus.write(
-            to: statusPath, policy: store.policy, loadedAt: store.loadedAt, errors: store.errors,
-            feed: feed)
+        let text = PolicyStatus.text(
+            policy: store.policy, loadedAt: store.loadedAt, errors: store.errors, feed: feed)
+        // Its directory may be one that is watched: writing for nothing would never end.
+        if text == writtenStatus { return }
+        writtenStatus = text
+        // That it cannot be written changes nothing.
+        try? FileChange.replace(statusPath, with: Array(text.utf8), mode: 0o644)
     }
 
     /// Reads all policy files again.

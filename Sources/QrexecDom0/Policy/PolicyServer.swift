@@ -74,20 +74,20 @@ enum PolicyServer {
 }
 
 /// What EvalSimple and EvalGUI are asked (section 13.2).
-struct EvaluationRequest: Equatable {
+public struct EvaluationRequest: Equatable {
     /// The qube that asks.
-    let caller: String
+    public let caller: String
     /// Service and argument that are asked about.
-    let service: String
-    let source: String
-    let target: String
+    public let service: String
+    public let source: String
+    public let target: String
 
     /// The descriptor with the longest service, and what follows it.
     static let maximumSize = 65_000 + 256
     private static let maximumBody = 96
 
     /// Reads `policy.EvalX+SERVICE[+ARG] CALLER …` NUL SOURCE NUL TARGET.
-    init?(_ bytes: ArraySlice<UInt8>) {
+    public init?(_ bytes: ArraySlice<UInt8>) {
         guard let end = bytes.firstIndex(of: 0) else { return nil }
         let words = bytes[..<end].split(separator: 0x20)
         guard words.count >= 2, let plus = words[0].firstIndex(of: UInt8(ascii: "+")) else {

@@ -7,11 +7,11 @@ import SystemPackage
 public enum PolicyStatus {
     public static let defaultPath = "/run/qubes/policy.status"
 
-    /// Writes the state of a service; that it cannot be written changes nothing.
-    static func write(
-        to path: String, policy: Policy?, loadedAt: String?, errors: [PolicyDiagnostic],
+    /// The state of a service as text.
+    static func text(
+        policy: Policy?, loadedAt: String?, errors: [PolicyDiagnostic],
         feed: SystemInformationFeed
-    ) {
+    ) -> String {
         let isKnown = feed.isKnown
         let json = JSONValue.object([
             ("pid", .number("\(CurrentProcess.id)")),
@@ -23,6 +23,6 @@ public enum PolicyStatus {
             ("qubes", .number("\(isKnown ? feed.information.qubes.count : 0)")),
             ("problem", isKnown ? .null : .string(feed.problem)),
         ])
-        try? FileChange.replace(path, with: Array((json.text + "\n").utf8), mode: 0o644)
+        return json.text + "\n"
     }
 }

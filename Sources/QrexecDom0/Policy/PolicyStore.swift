@@ -54,6 +54,8 @@ final class PolicyStore {
     }
 
     private func take(_ result: PolicyLoadResult) {
+        // The same errors again: something else has changed where a directory is waited for.
+        if !result.isUsable && result.errors == errors { return }
         for diagnostic in result.diagnostics.prefix(20) {
             let text = "policy: \(diagnostic.file.path):\(diagnostic.line):\(diagnostic.column): "
             if diagnostic.severity == .error {

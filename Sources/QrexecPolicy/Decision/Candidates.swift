@@ -79,7 +79,8 @@ extension PolicyEngine {
         let bytes = Array(target.utf8)
         let chosen = requestedTarget(bytes.span, &reason)
         if reason != .none { return denied(decision, reason) }
-        return allowed(decision, policy.rules[Int(decision.rule)], chosen)
+        return allowed(
+            decision, autostart: policy.rules[Int(decision.rule)].autostart, chosen)
     }
 
     /// The user's refusal.

@@ -7,12 +7,13 @@ public struct PolicyEngine: Sendable {
     let index: RuleIndex
     private(set) var binding: Binding
     private let emptyArgument: Int32
+    private var cache = DecisionCache()
 
     /// Compiles a policy.
     public init(_ policy: Policy, _ system: SystemInformation) {
         self.policy = policy
         self.system = system
-        index = RuleIndex(policy.rules)
+        index = RuleIndex(policy.rules, symbols: policy.symbols.count)
         binding = Binding(policy, system)
         emptyArgument = policy.symbols.find("+")
     }
@@ -21,6 +22,7 @@ public struct PolicyEngine: Sendable {
     public mutating func update(_ system: SystemInformation) {
         self.system = system
         binding = Binding(policy, system)
+        cache = DecisionCache()
     }
 
     /// Decides one request (sections 12.4 and 12.6).
@@ -49,18 +51,21 @@ public struct PolicyEngine: Sendable {
         decision.requested = requestedTarget(target, &reason)
         if reason != .none { return denied(decision, reason) }
         let groups = groups(of: service)
-        decision.rule = firstRule(groups, decision)
-        if decision.rule < 0 { return decision }
-        let rule = policy.rules[Int(decision.rule)]
-        decision.notify = rule.notify
-        switch rule.action {
+        let found = firstRule(groups, decision)
+        decision.rule = found.number
+        if found.number < 0 { return decision }
+        decision.notify = found.notify
+        switch found.action {
         case .deny:
-            return denied(decision, .deniedByRule, notify: rule.notify)
+            return denied(decision, .deniedByRule, notify: found.notify)
         case .allow:
-            let target = rule.redirect.map { resolve($0) } ?? decision.requested
-            return allowed(decision, rule, target)
+            var target = decision.requested
+            if found.hasRedirect, let token = policy.rules[Int(found.number)].redirect {
+                target = resolve(token)
+            }
+            return allowed(decision, autostart: found.autostart, target)
         case .ask:
-            return asked(decision, rule, groups)
+            return asked(decision, policy.rules[Int(found.number)], groups)
         }
     }
 
@@ -154,7 +159,29 @@ public struct PolicyEngine: Sendable {
         return index.groups(service: service, argument: argument)
     }
 
-    private func firstRule(_ groups: (Int32, Int32, Int32), _ decision: Decision) -> Int32 {
+    private func firstRule(_ groups: (Int32, Int32, Int32), _ decision: Decision) -> FoundRule {
+        let key = Self.key(groups, decision)
+        if let rule = cache.rule(key) { return rule }
+        let rule = searchRule(groups, decision)
+        cache.store(key, rule)
+        return rule
+    }
+
+    private static func key(
+        _ groups: (Int32, Int32, Int32), _ decision: Decision
+    ) -> DecisionCache.Key {
+        let target = decision.requested
+        let code =
+            UInt64(target.kind.rawValue) << 28 | (target.spelling == .keyword ? 1 << 27 : 0)
+            | UInt64(target.qube + 1)
+        return DecisionCache.Key(
+            groups: UInt64(groups.0 + 2) << 32 | UInt64(groups.1 + 2),
+            qubes: UInt64(decision.source) << 32 | code)
+    }
+
+    private func searchRule(
+        _ groups: (Int32, Int32, Int32), _ decision: Decision
+    ) -> FoundRule {
         let sources = binding.qubes[Int(decision.source)].asSource
         let targets = targetTerms(decision)
         var best = Int32.max
@@ -164,7 +191,8 @@ public struct PolicyEngine: Sendable {
             &best, group: groups.1, terms: binding.terms, sources: sources, targets: targets)
         index.lower(
             &best, group: groups.2, terms: binding.terms, sources: sources, targets: targets)
-        return best == .max ? -1 : best
+        if best == .max { return .none }
+        return FoundRule(number: best, policy.rules[Int(best)])
     }
 
     private func targetTerms(_ decision: Decision) -> Range<Int> {
@@ -185,7 +213,7 @@ public struct PolicyEngine: Sendable {
 
     /// Makes an allowed call's target certain, or denies (section 12.6).
     func allowed(
-        _ decision: Decision, _ rule: Rule, _ target: CallTarget
+        _ decision: Decision, autostart: Bool, _ target: CallTarget
     ) -> Decision {
         var target = target
         switch target.kind {
@@ -201,8 +229,8 @@ public struct PolicyEngine: Sendable {
             }
         case .adminQube, .qube: break
         }
-        if !rule.autostart && !isRunning(target) {
-            return denied(decision, .notRunning, notify: rule.notify)
+        if !autostart && !isRunning(target) {
+            return denied(decision, .notRunning, notify: decision.notify)
         }
         return finished(decision, target)
     }

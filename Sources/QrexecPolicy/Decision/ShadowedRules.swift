@@ -10,7 +10,7 @@ extension Policy {
     /// Rules that can never decide, whatever qubes there are: an earlier rule takes all calls that
     /// they match. In the order of the policy.
     public func shadowedRules() -> [ShadowedRule] {
-        let index = RuleIndex(rules)
+        let index = RuleIndex(rules, symbols: symbols.count)
         var shadowed: [ShadowedRule] = []
         for (number, rule) in rules.enumerated() {
             if rule.source.kind == .disposableOf || rule.source.kind == .disposableOfTag {

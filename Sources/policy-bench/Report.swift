@@ -1,0 +1,86 @@
+import Foundation
+import QrexecPolicy
+import QrexecRuntime
+
+/// Figures as a table for people and, with JSON=FILE, as a list for programs.
+struct Report {
+    struct Figure {
+        let name: String
+        let value: Double
+        let unit: String
+        /// The figure that this one is compared with, and how often it is in it.
+        var ratio: Double?
+        var against: String?
+        var goal: Double?
+        var holds: Bool?
+    }
+
+    private(set) var figures: [Figure] = []
+
+    mutating func add(
+        _ name: String, _ value: Double, _ unit: String, atMost goal: Double? = nil,
+        ratio: Double? = nil, against: String? = nil
+    ) {
+        let measured = ratio ?? value
+        let holds = goal.map { measured <= $0 }
+        figures.append(
+            Figure(
+                name: name, value: value, unit: unit, ratio: ratio, against: against, goal: goal,
+                holds: holds))
+        Terminal.print(Self.line(figures.last!))
+    }
+
+    private static func line(_ figure: Figure) -> String {
+        var text = figure.name.padding(toLength: 58, withPad: " ", startingAt: 0)
+        text += String(format: "%12.3f %@", figure.value, figure.unit)
+        if let ratio = figure.ratio, let against = figure.against {
+            text += String(format: "  = %.3f × %@", ratio, against)
+        }
+        if let goal = figure.goal, let holds = figure.holds {
+            text += String(format: "  (goal ≤ %g: %@)", goal, holds ? "reached" : "MISSED")
+        }
+        return text
+    }
+
+    var isGood: Bool { figures.allSatisfy { $0.holds ?? true } }
+
+    func write(to path: String) throws {
+        func number(_ value: Double?) -> JSONValue {
+            value.map { .number(String(format: "%.6g", $0)) } ?? .null
+        }
+        let entries: [JSONValue] = figures.map {
+            .object([
+                ("figure", .string($0.name)), ("value", number($0.value)),
+                ("unit", .string($0.unit)), ("ratio", number($0.ratio)),
+                ("against", $0.against.map { .string($0) } ?? .null), ("goal", number($0.goal)),
+                ("holds", $0.holds.map { .bool($0) } ?? .null),
+            ])
+        }
+        let text = JSONValue.array([Self.environment] + entries).text + "\n"
+        try text.write(toFile: path, atomically: true, encoding: .utf8)
+    }
+
+    private static func firstLine(_ path: String) -> String {
+        let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        return String(text.split(separator: "\n").first ?? "")
+    }
+
+    private static var environment: JSONValue {
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        return .object([
+            (
+                "environment",
+                .object([
+                    ("machine", .string("\(cores) processors")),
+                    ("kernel", .string(firstLine("/proc/sys/kernel/osrelease"))),
+                    ("load", .string(firstLine("/proc/loadavg"))),
+                ])
+            )
+        ])
+    }
+}
+
+func median(_ values: [Double]) -> Double {
+    let sorted = values.sorted()
+    return sorted.isEmpty ? 0 : sorted[sorted.count / 2]
+}
