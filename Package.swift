@@ -49,7 +49,8 @@ let package = Package(
         .target(name: "QrexecProtocol", swiftSettings: ours),
         .target(name: "QrexecPolicy", dependencies: ["LinuxSystem", system], swiftSettings: ours),
         .target(
-            name: "QrexecRuntime", dependencies: ["LinuxSystem", "Vchan", "QrexecProtocol", system],
+            name: "QrexecRuntime",
+            dependencies: ["LinuxSystem", "Vchan", "QrexecProtocol", system],
             swiftSettings: ours),
         .target(
             name: "QrexecAgent",
@@ -92,7 +93,8 @@ let package = Package(
         .target(
             name: "PolicyTools",
             dependencies: [
-                "LinuxSystem", "QrexecPolicy", "QrexecRuntime", "QrexecDom0", argumentParser, system,
+                "LinuxSystem", "QrexecPolicy", "QrexecRuntime", "QrexecDom0", argumentParser,
+                system,
             ],
             swiftSettings: ours),
         .executableTarget(

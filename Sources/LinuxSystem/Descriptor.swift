@@ -122,7 +122,8 @@ public struct Descriptor: ~Copyable, Sendable {
     public static func pipe() throws(Errno) -> DescriptorPair {
         var ends: [Int32] = [-1, -1]
         _ = try check(unsafe ends.withUnsafeMutableBufferPointer { unsafe cs_pipe($0.baseAddress) })
-        return DescriptorPair(first: Descriptor(taking: ends[0]), second: Descriptor(taking: ends[1]))
+        return DescriptorPair(
+            first: Descriptor(taking: ends[0]), second: Descriptor(taking: ends[1]))
     }
 }
 

@@ -48,7 +48,8 @@ public enum UnixSocket {
             unsafe ends.withUnsafeMutableBufferPointer {
                 unsafe socketpair(AF_UNIX, type, 0, $0.baseAddress)
             })
-        return DescriptorPair(first: Descriptor(taking: ends[0]), second: Descriptor(taking: ends[1]))
+        return DescriptorPair(
+            first: Descriptor(taking: ends[0]), second: Descriptor(taking: ends[1]))
     }
 
     /// The process at the other end when it connected.

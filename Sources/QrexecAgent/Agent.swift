@@ -229,8 +229,9 @@ final class Agent {
             problem = "dom0 does not know claimed sources: it speaks version \(version.rawValue)"
         } else if body.count > Limits.controlBody {
             problem = "the service name is too long: \(request.service.utf8.count) bytes"
-        } else if version < .v3, request.service.utf8.count > Limits.serviceVersion2
-            || request.target.utf8.count > Limits.targetNameVersion2
+        } else if version < .v3,
+            request.service.utf8.count > Limits.serviceVersion2
+                || request.target.utf8.count > Limits.targetNameVersion2
         {
             problem = "dom0 speaks version 2, which has no room for these names"
         }

@@ -194,9 +194,11 @@ public enum ClientVM {
         _ agent: borrowing Descriptor, _ arguments: Arguments
     ) throws -> ConnectParameters? {
         let request = ServiceRequest(
-            claimedSource: String(decoding: arguments.source.utf8.prefix(Limits.targetName),
+            claimedSource: String(
+                decoding: arguments.source.utf8.prefix(Limits.targetName),
                 as: UTF8.self),
-            target: String(decoding: arguments.target.utf8.prefix(Limits.targetName),
+            target: String(
+                decoding: arguments.target.utf8.prefix(Limits.targetName),
                 as: UTF8.self),
             ident: RequestIdent("SOCKET")!, service: arguments.service)
         try agent.writeAll(encoded(.triggerService4, request.body(.triggerService4)))

@@ -96,7 +96,8 @@ public struct PolicyAnswer: Sendable, Equatable {
         case "allow": permission = try Self.permission(values)
         case "deny":
             permission = nil
-            for key in ["user", "target", "requested_target", "autostart"] where values[key] != nil {
+            for key in ["user", "target", "requested_target", "autostart"] where values[key] != nil
+            {
                 throw .notAllowed(key)
             }
         case nil: throw .missing("result")

@@ -536,8 +536,9 @@ public final class DataPump {
                 body.append(UInt8(truncatingIfNeeded: code >> Int32(shift)))
             }
             do throws(VchanError) {
-                guard try watched.channel.send(
-                    type: MessageType.dataExitCode.rawValue, body.span)
+                guard
+                    try watched.channel.send(
+                        type: MessageType.dataExitCode.rawValue, body.span)
                 else { return false }
                 try watched.channel.flush()
                 end(.finished)

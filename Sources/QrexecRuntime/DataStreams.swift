@@ -1,6 +1,6 @@
 import LinuxSystem
-import SystemPackage
 import QrexecProtocol
+import SystemPackage
 
 /// A local stream whose bytes go to the peer.
 final class DataSource {

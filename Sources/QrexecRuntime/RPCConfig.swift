@@ -134,8 +134,10 @@ private struct Setting {
         }
         key = String(Self.withoutTrailingBlanks(line[..<equals]))
         guard let first = key.utf8.first, Self.isLetter(first),
-            key.utf8.allSatisfy({ Self.isLetter($0) || Self.isDigit($0) || $0 == 0x2E
-                || $0 == 0x5F || $0 == 0x2D })
+            key.utf8.allSatisfy({
+                Self.isLetter($0) || Self.isDigit($0) || $0 == 0x2E
+                    || $0 == 0x5F || $0 == 0x2D
+            })
         else { throw Invalid(reason: "'\(LogText.line(key))' is no key") }
         let text = line[line.index(after: equals)...].drop { $0 == " " || $0 == "\t" }
         value = try Self.value(text)

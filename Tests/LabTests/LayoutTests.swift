@@ -53,7 +53,10 @@ struct LayoutTests {
         let home = try #require(arguments.firstIndex(of: "/home"))
         let user = try #require(arguments.firstIndex(of: "/home/user"))
         #expect(home < user)
-        #expect(Array(arguments[(user - 5)..<user]) == ["--perms", "0700", "--size", "67108864", "--tmpfs"])
+        #expect(
+            Array(arguments[(user - 5)..<user]) == [
+                "--perms", "0700", "--size", "67108864", "--tmpfs",
+            ])
     }
 
     @Test("A number is used again as late as possible")
@@ -77,10 +80,14 @@ struct LayoutTests {
         let tree = "\(directory.path)/tree"
         try ProgramTree.make(at: tree, try Programs(in: directory.path, side: .dom0))
         #expect(FileStatus.linkText("\(tree)/bin/ls") == "/usr/.programs/0/ls")
-        #expect(FileStatus.linkText("\(tree)/sbin/qrexec-daemon") == "/usr/.programs/0/qrexec-daemon")
-        #expect(FileStatus.linkText("\(tree)/lib/qubes/qrexec-agent") == "/usr/.programs/0/qrexec-agent")
+        #expect(
+            FileStatus.linkText("\(tree)/sbin/qrexec-daemon") == "/usr/.programs/0/qrexec-daemon")
+        #expect(
+            FileStatus.linkText("\(tree)/lib/qubes/qrexec-agent") == "/usr/.programs/0/qrexec-agent"
+        )
         #expect(FileStatus.linkText("\(tree)/bin/cat") == "/usr/.machine/bin/cat")
-        #expect(FileStatus.linkText("\(tree)/bin/sh") == "dash" || PathStatus.exists("\(tree)/bin/sh"))
+        #expect(
+            FileStatus.linkText("\(tree)/bin/sh") == "dash" || PathStatus.exists("\(tree)/bin/sh"))
     }
 
     @Test("A tool that differs between dom0 and qubes is found on its side")
@@ -93,7 +100,8 @@ struct LayoutTests {
         let vm = try Programs(in: directory.path, side: .vm)
         let dom0 = try Programs(in: directory.path, side: .dom0)
         #expect(vm.directories[vm.files["qvm-copy-to-vm"]!.directory] == directory.path)
-        #expect(dom0.directories[dom0.files["qvm-copy-to-vm"]!.directory] == "\(directory.path)/dom0")
+        #expect(
+            dom0.directories[dom0.files["qvm-copy-to-vm"]!.directory] == "\(directory.path)/dom0")
     }
 
     @Test("A state directory that is a link, somebody else's or open to others is refused")
@@ -146,14 +154,17 @@ struct InitReportTests {
         #expect(long.bytes.count == InitReport.maximumLength)
     }
 
-    @Test("A client can send signals only", arguments: [[], [0], [65], [255], [2, 2]] as [[UInt8]])
+    @Test(
+        "A client can send signals only", arguments: [[], [0], [65], [255], [2, 2]] as [[UInt8]])
     func signals(_ bytes: [UInt8]) { #expect(ClientSignal(bytes: bytes) == nil) }
 
     @Test("A process that was written down is told from one that got its number")
     func records() throws {
         let own = try #require(ProcessRecord(pid: CurrentProcess.id))
         #expect(ProcessRecord(text: "\(own.pid) \(own.startTime)\n") == own)
-        for text in ["", "x y", "1 5", "-5 5", "5", "5 5 5"] { #expect(ProcessRecord(text: text) == nil) }
+        for text in ["", "x y", "1 5", "-5 5", "5", "5 5 5"] {
+            #expect(ProcessRecord(text: text) == nil)
+        }
         let other = try #require(ProcessRecord(text: "\(own.pid) 1"))
         #expect(!other.end())
     }

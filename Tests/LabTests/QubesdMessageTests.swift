@@ -58,7 +58,8 @@ struct QubesdMessageTests {
 
     @Test(
         "An answer that is none is an error",
-        arguments: [[], [0x30], [0x31, 0], [0x32, 0], [0x32, 0, 0x41, 0], [0x39, 0, 1]] as [[UInt8]])
+        arguments: [[], [0x30], [0x31, 0], [0x32, 0], [0x32, 0, 0x41, 0], [0x39, 0, 1]] as [[UInt8]]
+    )
     func badResponse(_ bytes: [UInt8]) {
         #expect(throws: QubesdResponse.Invalid.self) { try QubesdResponse(bytes) }
     }

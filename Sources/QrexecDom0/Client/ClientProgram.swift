@@ -59,7 +59,8 @@ public enum ClientProgram {
         var log = Log(program: "qrexec-client")
         log.stampsTime = false
         do {
-            let status = RequestedCall.isDom0(parsed.target)
+            let status =
+                RequestedCall.isDom0(parsed.target)
                 ? try InnerCall.run(parsed)
                 : try ClientCall(parsed, log: log).run()
             return parsed.ignoresStatus ? 0 : status & 0xFF

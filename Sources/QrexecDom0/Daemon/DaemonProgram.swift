@@ -89,7 +89,8 @@ public enum DaemonProgram {
         guard (2...3).contains(operands.count) else {
             throw OptionParser.UsageError("DOMID and NAME are needed")
         }
-        guard let number = UInt32(operands[0]), let domain = DomainID(number), domain != .dom0 else {
+        guard let number = UInt32(operands[0]), let domain = DomainID(number), domain != .dom0
+        else {
             throw OptionParser.UsageError("'\(operands[0])' is no domain number above 0")
         }
         result.daemon.domain = domain

@@ -219,7 +219,8 @@ final class RequestedCall {
         for stage in stages { times += "\(stage.name)=\(Self.milliseconds(stage.nanoseconds)) " }
         times += "total=\(Self.milliseconds(CurrentProcess.now - began))"
         let target = answer?.permission?.target ?? request.target
-        let text = "call source=\(LogText.value(context.ownName))"
+        let text =
+            "call source=\(LogText.value(context.ownName))"
             + (request.claimedSource.isEmpty
                 ? "" : " claimed_source=\(LogText.value(request.claimedSource))")
             + " service=\(LogText.value(request.service))"

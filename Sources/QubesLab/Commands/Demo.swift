@@ -100,7 +100,9 @@ struct DemoStep {
                 prepare: { (stage) throws(Errno) in try stage.installService() }),
             DemoStep(
                 title: "No rule allows it to 'untrusted': the same call is refused (status 126)",
-                arguments: ["run", "untrusted", "--", "qrexec-client-vm", "personal", "demo.Greet"],
+                arguments: [
+                    "run", "untrusted", "--", "qrexec-client-vm", "personal", "demo.Greet",
+                ],
                 expectedStatus: 126),
             DemoStep(
                 title: "dom0's log says who asked what, which rule decided, and how long it took",
@@ -109,7 +111,8 @@ struct DemoStep {
             DemoStep(
                 title: "Copy a directory tree from 'work' to 'personal'",
                 arguments: [
-                    "run", "work", "--", "sh", "-c", makeTree + " && qvm-copy-to-vm personal photos",
+                    "run", "work", "--", "sh", "-c",
+                    makeTree + " && qvm-copy-to-vm personal photos",
                 ]),
             DemoStep(
                 title: "It arrived whole: names, modes, times, links and contents are equal",
@@ -158,7 +161,8 @@ final class DemoStage {
         guard let (status, output) = command(step.arguments, input: step.input) else {
             return .failed("\(program) cannot be started")
         }
-        let lines = step.arguments == ["log"]
+        let lines =
+            step.arguments == ["log"]
             ? output.split(separator: "\n").filter { $0.contains(" call source=") }
             : output.split(separator: "\n")
         for line in lines { print("  \(line)") }
@@ -179,7 +183,9 @@ final class DemoStage {
     }
 
     /// The next step's output must be equal to that of this command.
-    func remember(_ arguments: [String]) { remembered = command(arguments, input: "")?.output ?? "" }
+    func remember(_ arguments: [String]) {
+        remembered = command(arguments, input: "")?.output ?? ""
+    }
 
     func takeDown() {
         print("\n" + bold("End: the lab is taken down"))

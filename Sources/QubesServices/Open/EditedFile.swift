@@ -41,8 +41,7 @@ struct EditedFile {
     private static func place(
         _ directory: SharedDescriptor, _ path: String
     ) throws(Errno) -> Place {
-        if let file = try? directory.descriptor.openUnnamedForReading(mode: 0o600)
-        {
+        if let file = try? directory.descriptor.openUnnamedForReading(mode: 0o600) {
             return Place(
                 directory: directory, path: path, isBeside: true, file: SharedDescriptor(file))
         }
