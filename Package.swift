@@ -64,7 +64,9 @@ let package = Package(
             swiftSettings: ours),
         .target(
             name: "QubesServices",
-            dependencies: ["LinuxSystem", "QrexecProtocol", "QrexecRuntime", system],
+            dependencies: [
+                "LinuxSystem", "Vchan", "QrexecProtocol", "QrexecRuntime", "QrexecAgent", system,
+            ],
             exclude: ["ServiceFiles"], swiftSettings: ours),
         // Tools around the transport: vchan-cat, vchan-conformance.
         .target(
@@ -126,7 +128,10 @@ let package = Package(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
             resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
         .testTarget(
-            name: "QubesServicesTests", dependencies: ["QubesServices", "LinuxSystem", system],
+            name: "QubesServicesTests",
+            dependencies: [
+                "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", system,
+            ],
             exclude: ["Resources"], swiftSettings: tests),
     ]
 )

@@ -106,9 +106,9 @@ size_t cs_leading_zeros(const void *bytes, size_t length) {
     return i;
 }
 
-int cs_wait_for_either(int first, int second) {
+int cs_wait_for_either(int first, int second, int milliseconds) {
     struct pollfd p[2] = {{.fd = first, .events = POLLIN}, {.fd = second, .events = POLLIN}};
-    if (poll(p, 2, -1) < 0) return -1;
+    if (poll(p, 2, milliseconds) < 0) return -1;
     return (p[0].revents != 0) | (p[1].revents != 0) << 1;
 }
 

@@ -412,10 +412,16 @@ extension Descriptor {
         try retrying { cs_is_readable(number, milliseconds) } == 1
     }
 
-    /// Waits until a descriptor is readable (true) or only the other one is (false).
-    public static func isReadable(_ number: Int32, orSignal other: Int32) throws(Errno) -> Bool {
-        let which = try retrying { cs_wait_for_either(number, other) }
-        return which & 1 != 0
+    /// Waits until one or both of two descriptors are readable, or have ended.
+    ///
+    /// - Parameters:
+    ///   - second: -1 waits for the first only.
+    ///   - milliseconds: -1 waits for ever.
+    public static func waitForEither(
+        _ first: Int32, _ second: Int32, milliseconds: Int32 = -1
+    ) throws(Errno) -> (first: Bool, second: Bool) {
+        let which = try retrying { cs_wait_for_either(first, second, milliseconds) }
+        return (which & 1 != 0, which & 2 != 0)
     }
 
     /// Where `seek` counts from.

@@ -159,70 +159,21 @@ public enum ClientVM {
         log.stampsTime = false
         CurrentProcess.ignoreBrokenPipes()
         do {
-            let agent = try connect(arguments.agentSocket)
-            guard let place = try ask(agent, arguments) else {
+            var request = CallRequest(target: arguments.target, service: arguments.service)
+            request.source = arguments.source
+            request.agentSocket = arguments.agentSocket
+            let agent = try request.connect()
+            guard let place = try request.ask(agent) else {
                 Terminal.printError("Request refused")
                 return CallStatus.refused
             }
             return try serve(place, agent: agent, arguments, log)
-        } catch let error as Failure {
+        } catch let error as CallRequest.Failure {
             Terminal.printError("qrexec-client-vm: \(error.reason)")
         } catch {
             Terminal.printError("qrexec-client-vm: \(error)")
         }
         return 1
-    }
-
-    private struct Failure: Error { let reason: String }
-
-    private static func connect(_ path: String) throws -> Descriptor {
-        do throws(Errno) {
-            let socket = try UnixSocket.connect(path)
-            try socket.setNonblocking(false)
-            return socket
-        } catch {
-            throw Failure(
-                reason: "no qrexec agent at \(path): \(error); does qrexec-agent run, "
-                    + "and is its qube connected to dom0?")
-        }
-    }
-
-    /// Sends the request and waits for the decision, which may need a person's answer.
-    ///
-    /// - Returns: nil when it was refused.
-    private static func ask(
-        _ agent: borrowing Descriptor, _ arguments: Arguments
-    ) throws -> ConnectParameters? {
-        let request = ServiceRequest(
-            claimedSource: String(
-                decoding: arguments.source.utf8.prefix(Limits.targetName),
-                as: UTF8.self),
-            target: String(
-                decoding: arguments.target.utf8.prefix(Limits.targetName),
-                as: UTF8.self),
-            ident: RequestIdent("SOCKET")!, service: arguments.service)
-        try agent.writeAll(encoded(.triggerService4, request.body(.triggerService4)))
-        var answer: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: ConnectParameters.size)
-        while answer.count < ConnectParameters.size {
-            let count = try readOrReset(agent, into: &chunk)
-            if count == 0 { return nil }
-            answer += chunk[..<count]
-            chunk = [UInt8](repeating: 0, count: ConnectParameters.size - answer.count)
-        }
-        return try ConnectParameters(body: answer, of: .serviceConnect)
-    }
-
-    /// An agent that goes away in the middle refuses as much as one that closes.
-    private static func readOrReset(
-        _ agent: borrowing Descriptor, into chunk: inout [UInt8]
-    ) throws(Errno) -> Int {
-        do throws(Errno) {
-            return try agent.read(into: &chunk)
-        } catch {
-            if error == .connectionReset { return 0 }
-            throw error
-        }
     }
 
     private static func serve(

@@ -26,6 +26,14 @@ enum Programs {
         throw FileProblem(Array(name.utf8), text)
     }
 
+    /// Whether the client of this qube is this program, which then makes calls by itself.
+    static func isOwn(_ client: String) -> Bool {
+        guard let executable,
+            let real = try? Descriptor.realPath(Array(client.utf8) + [0])
+        else { return false }
+        return real.elementsEqual(executable.utf8)
+    }
+
     /// The absolute path of another tool of this package, and the arguments that choose it: a link
     /// next to this program, an installed one, or this program itself with the tool's name first.
     static func own(_ tool: String) -> [String] {

@@ -48,7 +48,7 @@ struct RemoteCall {
         for child: consuming ChildProcess, _ signals: borrowing Descriptor
     ) throws(Errno) -> Int32 {
         var received: Int32?
-        while try !Descriptor.isReadable(child.pidfd.number, orSignal: signals.number) {
+        while try !Descriptor.waitForEither(child.pidfd.number, signals.number).first {
             guard let signal = try CurrentProcess.nextSignal(of: signals) else { continue }
             // The terminal sends Ctrl-C to the call too, but a second one does no harm.
             child.signal(signal)

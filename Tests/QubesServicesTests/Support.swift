@@ -194,7 +194,8 @@ func send(
 ) -> SendFailure? {
     CurrentProcess.ignoreBrokenPipes()
     var sender = TreeSender(
-        output: output, answers: answers, options: TreeSender.Options(ignoreLinks: ignoreLinks),
+        DescriptorCarrier(output: output, answers: answers),
+        options: TreeSender.Options(ignoreLinks: ignoreLinks),
         progress: CopyProgress(style: .none, total: nil),
         record: record.map { SentRecord(try! Descriptor.open($0, O_WRONLY | O_CREAT, mode: 0o600)) }
     )

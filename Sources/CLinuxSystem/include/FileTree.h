@@ -52,8 +52,9 @@ int cs_free_space(int file, uint64_t *bytes);
 size_t cs_leading_zeros(const void *bytes, size_t length);
 /// 1 when there is something to read or the end, 0 when the time (-1: for ever) has passed.
 int cs_is_readable(int fd, int milliseconds);
-/// Waits for ever; bit 0 for the first, bit 1 for the second.
-int cs_wait_for_either(int first, int second);
+/// Waits for one of two (-1: for ever; a negative descriptor never comes). Bit 0 for the first, bit
+/// 1 for the second.
+int cs_wait_for_either(int first, int second, int milliseconds);
 /// Closes descriptor 1 and keeps its number in use.
 int cs_close_standard_output(void);
 /// Raises the number of files that may be open to the hard limit.

@@ -31,16 +31,22 @@ struct CopyProgress {
     /// What the environment asks for: PROGRESS_TYPE, SAVED_FD_1, FILECOPY_TOTAL_BYTES.
     static func fromEnvironment() -> CopyProgress {
         let total = CurrentProcess.variable("FILECOPY_TOTAL_BYTES").flatMap(UInt64.init)
-        let style: Style =
-            switch CurrentProcess.variable("PROGRESS_TYPE") {
-            case "gui":
-                CurrentProcess.variable("SAVED_FD_1").flatMap(Int32.init).map(Style.machine)
-                    ?? .none
-            case "console": .console(isTerminal: isatty(2) == 1)
-            case nil: isatty(2) == 1 ? .console(isTerminal: true) : .none
-            default: .none
-            }
-        return CopyProgress(style: style, total: total)
+        return CopyProgress(style: style(wanted: nil), total: total)
+    }
+
+    /// - Parameter wanted: what the command line says; nil leaves it to the environment.
+    static func style(wanted: Bool?) -> Style {
+        let isTerminal = isatty(2) == 1
+        if let wanted { return wanted ? .console(isTerminal: isTerminal) : .none }
+        switch CurrentProcess.variable("PROGRESS_TYPE") {
+        case "gui":
+            // Without another program in between, standard output is still the original one.
+            let saved = CurrentProcess.variable("SAVED_FD_1").flatMap(Int32.init)
+            return .machine(saved ?? 1)
+        case "console": return .console(isTerminal: isTerminal)
+        case nil: return isTerminal ? .console(isTerminal: true) : .none
+        default: return .none
+        }
     }
 
     mutating func add(_ bytes: UInt64) { done += bytes }

@@ -1,5 +1,7 @@
 import Glibc
 import LinuxSystem
+import QrexecAgent
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 
@@ -66,17 +68,67 @@ public enum CopyTool {
     private static func runClient(
         _ command: CopyCommand, _ finding: TreeCheck.Finding, _ record: Int32?
     ) throws(FileProblem) -> Int32 {
+        let allNames = finding.firstUnusualName != nil
+        let service = allNames ? "qubes.Filecopy+allow-all-names" : "qubes.Filecopy"
+        if Programs.isOwn(try Programs.client()) {
+            return try send(command, service, total: finding.totalBytes, record)
+        }
         var program = Programs.own("qfile-agent")
         if command.ignoreLinks { program.append("--ignore-symlinks") }
         if let record { program.append("--record=/proc/\(CurrentProcess.id)/fd/\(record)") }
         program += ["--"] + command.files
-        let allNames = finding.firstUnusualName != nil
         let call = RemoteCall(
-            target: command.target,
-            service: allNames ? "qubes.Filecopy+allow-all-names" : "qubes.Filecopy",
-            localProgram: program,
+            target: command.target, service: service, localProgram: program,
             environment: environment(command, total: finding.totalBytes))
         return try call.run()
+    }
+
+    /// Seconds that the other side has to end after this side has broken off.
+    private static let timeToEnd: UInt64 = 10
+
+    /// Makes the call and sends the files in this process.
+    private static func send(
+        _ command: CopyCommand, _ service: String, total: UInt64, _ record: Int32?
+    ) throws(FileProblem) -> Int32 {
+        CurrentProcess.ignoreBrokenPipes()
+        let progress = CopyProgress(
+            style: CopyProgress.style(wanted: command.progress), total: total)
+        do throws(CarrierFailure) {
+            let request = CallRequest(target: command.target, service: service)
+            guard let call = try RingCall.begin(request) else { return CallStatus.refused }
+            var options = TreeSender.Options(ignoreLinks: command.ignoreLinks)
+            options.warn = {
+                progress.clear()
+                complain(command.program, $0)
+            }
+            var sender = TreeSender(
+                call, options: options, progress: progress, record: try recordFile(record))
+            do throws(SendFailure) {
+                try sender.send(command.files)
+                return call.finish(deadline: nil)
+            } catch {
+                progress.clear()
+                complain(command.program, error.text)
+                let deadline = CurrentProcess.now + timeToEnd * 1_000_000_000
+                return max(call.finish(deadline: deadline), 1)
+            }
+        } catch {
+            throw FileProblem(Array(service.utf8), Self.reason(error))
+        }
+    }
+
+    private static func reason(_ failure: CarrierFailure) -> String {
+        if case .failed(let reason) = failure { return reason }
+        return "the connection ended"
+    }
+
+    private static func recordFile(_ record: Int32?) throws(CarrierFailure) -> SentRecord? {
+        guard let record else { return nil }
+        do throws(Errno) {
+            return SentRecord(try Descriptor.duplicate(of: record))
+        } catch {
+            throw .failed(error.message)
+        }
     }
 
     private static func environment(_ command: CopyCommand, total: UInt64) -> [String] {

@@ -52,7 +52,7 @@ public enum FileAgentTool {
         }
         do throws(SendFailure) {
             var sender = TreeSender(
-                output: 1, answers: 0, options: options, progress: progress,
+                DescriptorCarrier(output: 1, answers: 0), options: options, progress: progress,
                 record: try record(recordPath))
             try sender.send(files)
             return 0

@@ -14,7 +14,10 @@ enum SendFailure: Error, Equatable {
     case answeredTooEarly
     /// The connection ended without an answer.
     case noAnswer
-    case system(Errno)
+    /// The way to the other qube.
+    case connection(String)
+    /// The record of what was sent.
+    case record(Errno)
 
     var text: String {
         switch self {
@@ -26,7 +29,8 @@ enum SendFailure: Error, Equatable {
         case .answeredTooEarly: "the other qube answered before it had everything"
         case .noAnswer:
             "the connection ended without an answer of the other qube; the copy is incomplete"
-        case .system(let error): "the connection failed: \(error.message)"
+        case .connection(let reason): "the connection failed: \(reason)"
+        case .record(let error): "cannot write down what was sent: \(error.message)"
         }
     }
 }
@@ -34,9 +38,7 @@ enum SendFailure: Error, Equatable {
 /// The stream on its way out: collects small pieces, sums up everything, and looks whether the
 /// receiver has answered already.
 struct SendStream {
-    /// Numbers of the descriptors: the stream goes out of one, the answer comes in by the other.
-    private let output: Int32
-    private let answers: Int32
+    private let carrier: any StreamCarrier
     private(set) var buffer: [UInt8]
     /// Bytes of the buffer that wait to be sent.
     private(set) var used = 0
@@ -45,9 +47,8 @@ struct SendStream {
     /// As on the other side: what was summed up is still in the processor's cache when it is sent.
     static let bufferSize = 256 * 1024
 
-    init(output: Int32, answers: Int32) {
-        self.output = output
-        self.answers = answers
+    init(_ carrier: any StreamCarrier) {
+        self.carrier = carrier
         buffer = [UInt8](repeating: 0, count: Self.bufferSize)
     }
 
@@ -109,8 +110,8 @@ struct SendStream {
         var sum = checksum
         sum.update(buffer.span.extracting(..<count))
         checksum = sum
-        do throws(Errno) {
-            try Descriptor.writeAll(output, buffer.span.extracting(..<count))
+        do throws(CarrierFailure) {
+            try carrier.write(buffer.span.extracting(..<count))
         } catch {
             throw answerAfter(error)
         }
@@ -120,10 +121,8 @@ struct SendStream {
     /// An answer before the end is an error, most often one that the receiver explains.
     private func lookForAnswer() throws(SendFailure) {
         let isThere: Bool
-        do throws(Errno) {
-            isThere = try Descriptor.isReadable(answers)
-        } catch {
-            throw .system(error)
+        do throws(CarrierFailure) { isThere = try carrier.hasAnswer() } catch {
+            throw answerAfter(error)
         }
         guard isThere else { return }
         guard let result = try readAnswer() else { throw .noAnswer }
@@ -131,8 +130,8 @@ struct SendStream {
     }
 
     /// What the receiver says when nothing can be written any more.
-    private func answerAfter(_ error: Errno) -> SendFailure {
-        if error != .brokenPipe && error != .connectionReset { return .system(error) }
+    private func answerAfter(_ failure: CarrierFailure) -> SendFailure {
+        if case .failed(let reason) = failure { return .connection(reason) }
         guard let result = try? readAnswer() else { return .noAnswer }
         return result.code == 0 ? .answeredTooEarly : .refused(result)
     }
@@ -153,17 +152,16 @@ struct SendStream {
         let most = TransferResult.lengthBeforeName + TransferResult.maximumName
         var bytes = [UInt8](repeating: 0, count: most)
         var filled = 0
-        do throws(Errno) {
+        do throws(CarrierFailure) {
             while filled < most {
-                let got = try Descriptor.read(
-                    answers, into: &bytes, at: filled, count: most - filled)
+                let got = try carrier.readAnswer(
+                    into: &bytes, at: filled, count: most - filled)
                 if got == 0 { break }
                 filled += got
                 if Self.isComplete(bytes.span.extracting(..<filled)) { break }
             }
-        } catch .connectionReset {
         } catch {
-            throw .system(error)
+            if case .failed(let reason) = error { throw .connection(reason) }
         }
         return TransferResult(bytes.span.extracting(..<filled))
     }

@@ -22,13 +22,13 @@ struct TreeSender: ~Copyable {
     private static let attempts = 3
 
     init(
-        output: Int32, answers: Int32, options: Options, progress: consuming CopyProgress,
+        _ carrier: any StreamCarrier, options: Options, progress: consuming CopyProgress,
         record: consuming SentRecord? = nil
     ) {
         self.options = options
         self.progress = progress
         self.record = record
-        stream = SendStream(output: output, answers: answers)
+        stream = SendStream(carrier)
     }
 
     /// Sends the arguments and waits for the answer.
@@ -214,7 +214,7 @@ struct TreeSender: ~Copyable {
         _ body: (inout SentRecord) throws(Errno) -> Void
     ) throws(SendFailure) {
         if record == nil { return }
-        do throws(Errno) { try body(&record!) } catch { throw .system(error) }
+        do throws(Errno) { try body(&record!) } catch { throw .record(error) }
     }
 }
 

@@ -1,0 +1,78 @@
+public import LinuxSystem
+public import QrexecProtocol
+import QrexecRuntime
+import SystemPackage
+
+/// Asks this qube's agent for a call (specification, section 9).
+public struct CallRequest: Sendable {
+    public var target: String
+    /// With `+` and the argument, if there is one.
+    public var service: String
+    /// The remote qube that the call is made for; empty for this qube (relays only).
+    public var source = ""
+    public var agentSocket = AgentPaths.trigger
+
+    /// Why there was no decision.
+    public struct Failure: Error, Sendable {
+        public let reason: String
+    }
+
+    public init(target: String, service: String) {
+        self.target = target
+        self.service = service
+    }
+
+    /// The connection that the request goes over; the agent keeps it until the call ends.
+    public func connect() throws(Failure) -> Descriptor {
+        do throws(Errno) {
+            let socket = try UnixSocket.connect(agentSocket)
+            try socket.setNonblocking(false)
+            return socket
+        } catch {
+            throw Failure(
+                reason: "no qrexec agent at \(agentSocket): \(error); does qrexec-agent run, "
+                    + "and is its qube connected to dom0?")
+        }
+    }
+
+    /// Sends the request and waits for the decision, which may need a person's answer.
+    ///
+    /// - Returns: where the other side will look for the channel; nil when it was refused.
+    public func ask(_ agent: borrowing Descriptor) throws(Failure) -> ConnectParameters? {
+        let request = ServiceRequest(
+            claimedSource: Self.cut(source), target: Self.cut(target),
+            ident: RequestIdent("SOCKET")!, service: service)
+        let answer: [UInt8]
+        do throws(Errno) {
+            try agent.writeAll(encoded(.triggerService4, request.body(.triggerService4)))
+            answer = try Self.readAnswer(agent)
+        } catch {
+            throw Failure(reason: "the agent does not answer: \(error)")
+        }
+        if answer.count < ConnectParameters.size { return nil }
+        guard let place = try? ConnectParameters(body: answer, of: .serviceConnect) else {
+            throw Failure(reason: "the agent's answer makes no sense")
+        }
+        return place
+    }
+
+    private static func cut(_ name: String) -> String {
+        String(decoding: name.utf8.prefix(Limits.targetName), as: UTF8.self)
+    }
+
+    /// The whole answer, or less when the agent closes or goes away: both refuse the call.
+    private static func readAnswer(_ agent: borrowing Descriptor) throws(Errno) -> [UInt8] {
+        var answer = [UInt8](repeating: 0, count: ConnectParameters.size)
+        var filled = 0
+        do throws(Errno) {
+            while filled < answer.count {
+                let got = try agent.read(into: &answer, at: filled, count: answer.count - filled)
+                if got == 0 { break }
+                filled += got
+            }
+        } catch {
+            if error != .connectionReset { throw error }
+        }
+        return Array(answer[..<filled])
+    }
+}
