@@ -49,7 +49,9 @@ struct DiffCommand: ParsableCommand {
 struct PolicyComparison {
     let old: PolicyEngine
     let new: PolicyEngine
-    private let sweep: CallSweep
+    private let oldSweep: CallSweep
+    private let newSweep: CallSweep
+    private let space: CallSpace
 
     struct Change {
         let service: Int
@@ -62,18 +64,30 @@ struct PolicyComparison {
     init(_ old: PolicyEngine, _ new: PolicyEngine) {
         self.old = old
         self.new = new
-        sweep = CallSweep(CallSpace([old.policy, new.policy], old.system))
+        space = CallSpace([old.policy, new.policy], old.system)
+        oldSweep = CallSweep(old, space)
+        newSweep = CallSweep(new, space)
     }
 
     func changes() -> [Change] {
         var changes: [Change] = []
-        let space = sweep.space
         for service in space.services.indices {
             for source in space.sources.indices {
+                var sameQuestion: [[Int32]: Bool] = [:]
                 for target in space.targets.indices {
-                    let first = sweep.decide(old, service: service, source: source, target: target)
-                    let second = sweep.decide(new, service: service, source: source, target: target)
-                    if isSame(first, second) { continue }
+                    let first = oldSweep.decide(
+                        service: service, source: source, target: target)
+                    let second = newSweep.decide(
+                        service: service, source: source, target: target)
+                    if first.outcome == .ask && second.outcome == .ask {
+                        // As the question, whether it has changed depends on the rules only.
+                        let rules = [first.rule, second.rule]
+                        let isSame = sameQuestion[rules] ?? isSame(first, second)
+                        sameQuestion[rules] = isSame
+                        if isSame { continue }
+                    } else if isSame(first, second) {
+                        continue
+                    }
                     changes.append(
                         Change(
                             service: service, source: source, target: target, old: first,
@@ -144,14 +158,14 @@ struct PolicyComparison {
                 newRule: rule(new, change.new))
             if pairs[group] == nil { order.append(group) }
             pairs[group, default: []].append(
-                (sweep.space.sources[change.source], sweep.space.targets[change.target]))
+                (space.sources[change.source], space.targets[change.target]))
         }
         var text = ""
         for group in order {
-            let service = sweep.space.services[group.service].shown
+            let service = space.services[group.service].shown
             text += "\(Console.colour(service, .bold)): \(group.before) → \(group.after)\n"
             text += "  before: \(group.oldRule)\n  after:  \(group.newRule)\n"
-            for line in Self.compact(pairs[group]!, sweep.space) { text += "  \(line)\n" }
+            for line in Self.compact(pairs[group]!, space) { text += "  \(line)\n" }
         }
         return text + "\(changes.count) calls differ.\n"
     }
@@ -172,7 +186,7 @@ struct PolicyComparison {
     }
 
     func json(_ change: Change) -> JSONValue {
-        let service = sweep.space.services[change.service].call
+        let service = space.services[change.service].call
         let plus = service.firstIndex(of: "+") ?? service.endIndex
         func report(_ engine: PolicyEngine, _ decision: Decision) -> JSONValue {
             DecisionReport(engine: engine, decision: decision, service: service).fullJSON
@@ -180,8 +194,8 @@ struct PolicyComparison {
         return .object([
             ("service", .string(String(service[..<plus]))),
             ("argument", .string(String(service[plus...]))),
-            ("source", .string(sweep.space.sources[change.source])),
-            ("target", .string(sweep.space.targets[change.target])),
+            ("source", .string(space.sources[change.source])),
+            ("target", .string(space.targets[change.target])),
             ("before", report(old, change.old)), ("after", report(new, change.new)),
         ])
     }

@@ -134,7 +134,7 @@ struct Flows {
 
     init(_ engine: PolicyEngine, services: Set<String>, includingAsk: Bool) {
         let space = CallSpace([engine.policy], engine.system)
-        let sweep = CallSweep(space)
+        let sweep = CallSweep(engine, space)
         sources = space.sources
         for service in space.services.indices {
             let entry = space.services[service]
@@ -144,7 +144,7 @@ struct Flows {
                 var asked: Set<Int32> = []
                 for target in space.targets.indices {
                     let decision = sweep.decide(
-                        engine, service: service, source: source, target: target)
+                        service: service, source: source, target: target)
                     switch decision.outcome {
                     case .deny: continue
                     case .allow:

@@ -45,16 +45,20 @@ struct GraphTool: ParsableCommand {
     }
 
     private func graph(_ engine: PolicyEngine) -> String {
-        let space = CallSpace([engine.policy], engine.system)
-        let calls: [(call: String, shown: String)] =
-            service.isEmpty
-            ? space.services.map { ($0.call, $0.shown) } : service.map { ($0, $0) }
+        var space = CallSpace([engine.policy], engine.system)
+        if !service.isEmpty { space.services = service.map { .init(call: $0, shown: $0) } }
+        let sweep = CallSweep(engine, space)
         var edges: [Edge] = []
         var seen: Set<Edge> = []
-        for name in space.sources where source.isEmpty || source.contains(name) {
-            for (call, shown) in calls {
-                for target in space.targets {
-                    let decision = engine.decide(source: name, target: target, service: call)
+        for (number, name) in space.sources.enumerated()
+        where source.isEmpty || source.contains(name) {
+            for call in space.services.indices {
+                // What is asked depends on the rule, not on the target.
+                var asked: Set<Int32> = []
+                for target in space.targets.indices {
+                    let decision = sweep.decide(service: call, source: number, target: target)
+                    if decision.outcome == .ask, !asked.insert(decision.rule).inserted { continue }
+                    let shown = space.services[call].shown
                     for edge in self.edges(engine, decision, name, shown)
                     where seen.insert(edge).inserted {
                         edges.append(edge)

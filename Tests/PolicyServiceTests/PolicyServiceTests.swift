@@ -1,3 +1,4 @@
+import Foundation
 import QrexecRuntime
 import Testing
 
@@ -63,6 +64,58 @@ struct PolicyServiceTests {
         #expect(try harness.call("work", "vault", "test.Ok")["result"] == "deny")
         harness.write("30-user.policy", "* * * * allow\n")
         #expect(try harness.call("work", "vault", "test.Ok")["result"] == "allow")
+    }
+
+    @Test("A directory that is missing denies everything, until it is made")
+    func missingDirectory() throws {
+        let harness = try ServiceHarness(policy: Self.policy)
+        try FileManager.default.removeItem(atPath: harness.root + "/policy.d")
+        #expect(try harness.call("work", "vault", "test.Ok")["result"] == "allow")
+        #expect(harness.log.contains("the last good one stays in force"))
+        try FileManager.default.createDirectory(
+            atPath: harness.root + "/policy.d", withIntermediateDirectories: false)
+        harness.write("30-user.policy", "test.Ok * work vault deny\n")
+        #expect(try harness.call("work", "vault", "test.Ok")["result"] == "deny")
+    }
+
+    @Test("A file that is included, or that a link leads to, is watched where it is")
+    func elsewhere() throws {
+        let harness = try ServiceHarness(policy: [:])
+        let place = harness.root + "/elsewhere"
+        try FileManager.default.createDirectory(
+            atPath: place, withIntermediateDirectories: false)
+        for name in ["linked", "included"] {
+            try "test.\(name) * work vault deny\n".write(
+                toFile: place + "/" + name, atomically: false, encoding: .utf8)
+        }
+        try FileManager.default.createSymbolicLink(
+            atPath: harness.root + "/policy.d/10-link.policy",
+            withDestinationPath: place + "/linked")
+        harness.write("20-more.policy", "!include \(place)/included\n")
+        for name in ["linked", "included"] {
+            #expect(try harness.call("work", "vault", "test." + name)["result"] == "deny")
+            try "test.\(name) * work vault allow\n".write(
+                toFile: place + "/" + name, atomically: false, encoding: .utf8)
+            #expect(try harness.call("work", "vault", "test." + name)["result"] == "allow")
+        }
+    }
+
+    @Test("The state of the service is told in a file that goes with it")
+    func status() throws {
+        let path: String
+        do {
+            let harness = try ServiceHarness(policy: Self.policy)
+            path = harness.root + "/status"
+            _ = try harness.call("work", "vault", "test.Ok")
+            var text = try String(contentsOfFile: path, encoding: .utf8)
+            #expect(text.contains("\"rules\":2"))
+            #expect(text.contains("\"qubes_known\":true"))
+            harness.write("20-broken.policy", "bad\n")
+            _ = try harness.call("work", "vault", "test.Ok")
+            text = try String(contentsOfFile: path, encoding: .utf8)
+            #expect(text.contains("20-broken.policy:1"))
+        }
+        #expect(!FileManager.default.fileExists(atPath: path))
     }
 
     @Test(

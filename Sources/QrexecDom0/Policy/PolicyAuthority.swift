@@ -76,10 +76,13 @@ public final class PolicyAuthority {
         feed.start()
     }
 
-    deinit {
+    /// Ends the service of this object: it decides no more and tells so.
+    public func close() {
         loop.unwatch(store.descriptor)
         if let statusPath { try? FileStatus.remove(statusPath) }
     }
+
+    deinit { close() }
 
     private func writeStatus() {
         guard let statusPath else { return }

@@ -115,6 +115,7 @@ public enum PolicyDaemon {
             }
             log.info("listening", ["socket": options.socket])
             try withExtendedLifetime((server, others)) { () throws(Errno) in try loop.run() }
+            authority.close()
             log.info("ended")
             return 0
         } catch {

@@ -49,8 +49,19 @@ final class PolicyStore {
         repeat {
             result = Policy.load(directories)
             rounds += 1
-        } while watch(directories.directories + result.policy.directories) && rounds < 4
+        } while watch(Self.places(of: result.policy, directories)) && rounds < 4
         take(result)
+    }
+
+    /// The directories in which a change can change a policy, also those that links lead to.
+    private static func places(of policy: Policy, _ directories: PolicyDirectories) -> [String] {
+        var places = directories.directories + policy.directories
+        for file in policy.files {
+            guard let path = try? FileChange.resolve(file.path), path != file.path else { continue }
+            let place = parent(of: path)
+            if !places.contains(place) { places.append(place) }
+        }
+        return places
     }
 
     private func take(_ result: PolicyLoadResult) {

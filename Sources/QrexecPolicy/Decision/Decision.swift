@@ -121,4 +121,12 @@ public struct Decision: Sendable {
     public internal(set) var target = CallTarget.nowhere
     /// Present when the outcome is `ask`.
     public internal(set) var question: Question?
+
+    /// This decision with the question, or the denial for want of one, of another call of the same
+    /// source to the same service that the same rule decides.
+    public func asking(as other: Decision) -> Decision {
+        var decision = other
+        decision.requested = requested
+        return decision
+    }
 }

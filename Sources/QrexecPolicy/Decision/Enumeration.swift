@@ -5,9 +5,14 @@ public struct CallSpace: Sendable {
         public let call: String
         /// What stands for all that no rule names: as people read it.
         public let shown: String
+
+        public init(call: String, shown: String) {
+            self.call = call
+            self.shown = shown
+        }
     }
 
-    public let services: [Service]
+    public var services: [Service]
     /// Names of the qubes that can call.
     public let sources: [String]
     /// Requested targets: names, `dom0`, `@default`, `@dispvm` and `@dispvm:NAME`.

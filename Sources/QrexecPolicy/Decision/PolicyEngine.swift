@@ -32,8 +32,12 @@ public struct PolicyEngine: Sendable {
     ///   - target: what it asks for; empty counts as `@default`.
     ///   - service: the service, with its argument after a `+` if it has one.
     ///   - claimedSource: the remote qube that a relay speaks for; empty for none.
+    ///   - asking: whether the question of an `ask` is made, and a call denied where there is
+    ///     nothing to choose from. The question depends on service, source and rule only, so those
+    ///     who decide very many calls make it once.
     public func decide(
-        source: Span<UInt8>, target: Span<UInt8>, service: Span<UInt8>, claimedSource: Span<UInt8>
+        source: Span<UInt8>, target: Span<UInt8>, service: Span<UInt8>, claimedSource: Span<UInt8>,
+        asking: Bool = true
     ) -> Decision {
         var decision = Decision(
             outcome: .deny, reason: .noRule, notify: true,
@@ -65,6 +69,10 @@ public struct PolicyEngine: Sendable {
             }
             return allowed(decision, autostart: found.autostart, target)
         case .ask:
+            if !asking {
+                decision.outcome = .ask
+                return decision
+            }
             return asked(decision, policy.rules[Int(found.number)], groups)
         }
     }
