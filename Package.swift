@@ -133,5 +133,8 @@ let package = Package(
                 "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", system,
             ],
             exclude: ["Resources"], swiftSettings: tests),
+        // A lab of the built programs: `make build` comes first.
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["LinuxSystem", system], swiftSettings: tests),
     ]
 )
