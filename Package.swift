@@ -109,6 +109,15 @@ let package = Package(
             ],
             swiftSettings: ours),
 
+        // make bench-calls: the driver, and the load that it runs inside the qubes.
+        .executableTarget(
+            name: "calls-load",
+            dependencies: ["LinuxSystem", "QrexecAgent", "QrexecRuntime", system],
+            path: "Benchmarks/Calls/Load", swiftSettings: ours, linkerSettings: staticPIE),
+        .executableTarget(
+            name: "calls-bench", dependencies: ["LinuxSystem", "QrexecRuntime", system],
+            path: "Benchmarks/Calls/Driver", swiftSettings: ours),
+
         .testTarget(
             name: "VchanTests",
             dependencies: ["Vchan", "VchanTools", "LinuxSystem", "CLinuxSystem", system],

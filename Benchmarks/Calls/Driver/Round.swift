@@ -1,0 +1,139 @@
+import Foundation
+
+/// A kind of call, so many at a time.
+struct Load: Hashable, Sendable {
+    /// How calls-load makes them: through a client each, or by processes that live on.
+    var caller = "calls"
+    var target = "personal"
+    var service = "bench.True"
+    var status = "0"
+    var parallel = 1
+}
+
+/// What a median may take: so many yardsticks, over the floor of the hops and the client's start
+/// where a call has them.
+struct Goal: Sendable {
+    var floor = false
+    var client = false
+    let yardsticks: Double
+
+    /// In yardsticks of that round.
+    func bound(_ round: Round) -> Double {
+        var bound = yardsticks
+        if floor { bound += round.floor / round.unit }
+        if client { bound += round.client / round.unit }
+        return bound
+    }
+}
+
+/// A kind of call and what it must reach.
+struct CallFigure: Sendable {
+    let name: String
+    let load: Load
+    var goal: Goal?
+    /// Calls a second at least.
+    var rate: Double?
+    /// Milliseconds of CPU at most.
+    var cpu: Double?
+
+    static let all: [CallFigure] = [1, 8, 32].flatMap(services) + [
+        CallFigure(
+            name: "refused",
+            load: Load(target: "work", service: "bench.Refused", status: "126"),
+            goal: Goal(yardsticks: 1.9)),
+        CallFigure(
+            name: "refused, long-lived caller",
+            load: Load(
+                caller: "long-lived", target: "work", service: "bench.Refused", status: "126"),
+            goal: Goal(yardsticks: 0.3)),
+        CallFigure(name: "qube to dom0", load: Load(target: "@adminvm")),
+    ]
+
+    private static func services(_ parallel: Int) -> [CallFigure] {
+        let one = parallel == 1
+        let many = parallel == 32
+        return [
+            CallFigure(
+                name: "executable service", load: Load(parallel: parallel),
+                goal: one ? Goal(floor: true, client: true, yardsticks: 1.3) : nil,
+                rate: many ? 700 : nil, cpu: one ? 2 : nil),
+            CallFigure(
+                name: "socket service", load: Load(service: "bench.Socket", parallel: parallel),
+                goal: one ? Goal(floor: true, client: true, yardsticks: 0.4) : nil,
+                rate: many ? 900 : nil),
+            CallFigure(
+                name: "socket service, long-lived caller",
+                load: Load(caller: "long-lived", service: "bench.Socket", parallel: parallel),
+                goal: one ? Goal(floor: true, yardsticks: 0.3) : nil, rate: many ? 3000 : nil),
+        ]
+    }
+}
+
+/// Every kind of call, measured once, with the yardsticks of the same minute.
+struct Round {
+    struct Result {
+        let p50: Double
+        let p99: Double
+        let rate: Double
+        let bad: Double
+        /// Seconds a call, without calls-load's own.
+        let cpu: Double
+        let processes: Double
+        /// Of the lab's programs and of clients; a service's own are not seen.
+        let switches: Double
+    }
+
+    /// Nanoseconds: spawn of /bin/true, wake-up chain, start of the client.
+    let unit: Double
+    let floor: Double
+    let client: Double
+    private(set) var results: [Load: Result] = [:]
+
+    init(_ lab: BenchLab, calls: Int) throws {
+        let before = try Self.yardsticks(lab)
+        for figure in CallFigure.all {
+            let count = max(1, calls / 32) * 32 * (figure.load.parallel > 1 ? 2 : 1)
+            results[figure.load] = try Self.measure(figure.load, count, lab)
+        }
+        let after = try Self.yardsticks(lab)
+        unit = (before[0] + after[0]) / 2
+        client = (before[1] + after[1]) / 2
+        floor = (before[2] + after[2]) / 2
+    }
+
+    private static func yardsticks(_ lab: BenchLab) throws -> [Double] {
+        let spawned = try lab.load(
+            "work", ["spawn", "300", "/bin/true", "/usr/bin/qrexec-client-vm --version"])
+        let chain = try lab.load("work", ["chain", "1000"])
+        return (spawned + chain).map { $0["p50"]! }
+    }
+
+    private static func marks(_ lab: BenchLab) throws -> Double {
+        var sum = 0.0
+        for qube in ["dom0", "work", "personal"] {
+            sum += try lab.load(qube, ["mark"])[0]["pid"]!
+        }
+        return sum
+    }
+
+    private static func measure(_ load: Load, _ count: Int, _ lab: BenchLab) throws -> Result {
+        let marks = try marks(lab)
+        let before = try LabProcesses(of: lab)
+        let command = [
+            load.caller, String(load.parallel), String(count), load.target, load.service,
+            load.status,
+        ]
+        let result = try lab.load("work", command)[0]
+        let after = try LabProcesses(of: lab)
+        // The marks' own three processes, and calls-load with its workers.
+        let own = 4.0 + (load.caller == "calls" ? 0 : Double(load.parallel))
+        let calls = Double(count)
+        let processes = (try Self.marks(lab) - marks - own) / calls
+        let cpu = after.cpu - before.cpu - result["own_cpu"]! / 1e6
+        return Result(
+            p50: result["p50"]!, p99: result["p99"]!,
+            rate: calls / result["duration"]! * 1e9,
+            bad: result["wrong"]! + result["lost"]!, cpu: cpu / calls, processes: processes,
+            switches: (after.switches - before.switches + result["child_switches"]!) / calls)
+    }
+}
