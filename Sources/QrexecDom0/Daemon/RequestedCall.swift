@@ -32,6 +32,9 @@ final class RequestedCall {
     /// Answers may need a person.
     private static let policyTime = seconds(1800)
     private static let startTime = seconds(180)
+    /// For the agent and daemon of a qube that runs to come back, looked at this often.
+    private static let returnTime = seconds(10)
+    private static let retryTime = milliseconds(20)
     private static let answerLimit = Limits.policyAnswer + 1
 
     let request: ServiceRequest
@@ -152,13 +155,21 @@ final class RequestedCall {
             ) { [self] in answered($0) }
         } catch {
             guard case .unreachable(_, let reason) = error,
-                reason == .noSuchFileOrDirectory || reason == .connectionRefused,
-                permission.autostart, !started
+                reason == .noSuchFileOrDirectory || reason == .connectionRefused
             else {
                 finish(.failed(reason: error.description))
                 return
             }
-            startTarget(target, command, permission)
+            if !started, permission.autostart {
+                startTarget(target, command, permission)
+            } else if started, CurrentProcess.now < stageBegan + Self.returnTime {
+                // It runs: its agent or daemon is being restarted.
+                context.loop.schedule(after: Self.retryTime) { [self] in
+                    if !done { connect(to: target, command, permission, started: true) }
+                }
+            } else {
+                finish(.failed(reason: error.description))
+            }
         }
     }
 
@@ -216,8 +227,8 @@ final class RequestedCall {
             reason = text
         }
         var times = ""
-        for stage in stages { times += "\(stage.name)=\(Self.milliseconds(stage.nanoseconds)) " }
-        times += "total=\(Self.milliseconds(CurrentProcess.now - began))"
+        for stage in stages { times += "\(stage.name)=\(Self.text(stage.nanoseconds)) " }
+        times += "total=\(Self.text(CurrentProcess.now - began))"
         let target = answer?.permission?.target ?? request.target
         let text =
             "call source=\(LogText.value(context.ownName))"
@@ -235,7 +246,7 @@ final class RequestedCall {
         }
     }
 
-    private static func milliseconds(_ nanoseconds: UInt64) -> String {
+    private static func text(_ nanoseconds: UInt64) -> String {
         let hundredths = nanoseconds / 10_000
         let rest = hundredths % 100
         return "\(hundredths / 100).\(rest < 10 ? "0" : "")\(rest)"
