@@ -32,6 +32,9 @@ final class RequestedCall {
     /// Answers may need a person.
     private static let policyTime = seconds(1800)
     private static let startTime = seconds(180)
+    /// How long a running qube's daemon or agent that is started again may be away.
+    private static let returnTime = seconds(10)
+    private static let returnInterval: UInt64 = 20_000_000
     private static let answerLimit = Limits.policyAnswer + 1
 
     let request: ServiceRequest
@@ -43,6 +46,9 @@ final class RequestedCall {
     private var answer: PolicyAnswer?
     private var connection: DaemonConnection?
     private var done = false
+    /// When a running target that cannot be reached is given up.
+    private var returnDeadline: UInt64 = 0
+    private var retry: EventLoop.Timer?
 
     init(
         _ request: ServiceRequest, context: Context, completion: @escaping (Outcome) -> Void
@@ -56,6 +62,8 @@ final class RequestedCall {
     /// Gives up silently: the qube is gone.
     func abandon() {
         done = true
+        if let retry { context.loop.cancel(retry) }
+        retry = nil
         connection?.close()
         connection = nil
     }
@@ -153,12 +161,21 @@ final class RequestedCall {
         } catch {
             guard case .unreachable(_, let reason) = error,
                 reason == .noSuchFileOrDirectory || reason == .connectionRefused,
-                permission.autostart, !started
+                permission.autostart
             else {
                 finish(.failed(reason: error.description))
                 return
             }
-            startTarget(target, command, permission)
+            if !started {
+                startTarget(target, command, permission)
+            } else if CurrentProcess.now < returnDeadline {
+                retry = context.loop.schedule(after: Self.returnInterval) { [self] in
+                    retry = nil
+                    connect(to: target, command, permission, started: true)
+                }
+            } else {
+                finish(.failed(reason: error.description))
+            }
         }
     }
 
@@ -176,6 +193,7 @@ final class RequestedCall {
                 finish(.failed(reason: "\(target) cannot be started: \(failure)"))
                 return
             }
+            returnDeadline = CurrentProcess.now + Self.returnTime
             connect(to: target, command, permission, started: true)
         }
     }
