@@ -57,13 +57,6 @@ public enum CurrentProcess {
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 
-    /// Does nothing for so many nanoseconds, or until a signal comes; for programs without a loop.
-    public static func sleep(_ nanoseconds: UInt64) {
-        var time = timespec(
-            tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
-        _ = unsafe nanosleep(&time, nil)
-    }
-
     /// Wall-clock time: seconds since 1970 and nanoseconds.
     public static var wallClock: (seconds: Int, nanoseconds: Int) {
         var time = timespec()

@@ -1,3 +1,4 @@
+import Glibc
 public import LinuxSystem
 public import QrexecProtocol
 import QrexecRuntime
@@ -22,16 +23,28 @@ public struct CallRequest: Sendable {
         self.service = service
     }
 
+    /// How long an agent that is started again, or connected again to dom0, may be away.
+    private static let returnTime = seconds(5)
+    private static let returnInterval: UInt32 = 20_000
+
     /// The connection that the request goes over; the agent keeps it until the call ends.
     public func connect() throws(Failure) -> Descriptor {
-        do throws(Errno) {
-            let socket = try UnixSocket.connect(agentSocket)
-            try socket.setNonblocking(false)
-            return socket
-        } catch {
-            throw Failure(
-                reason: "no qrexec agent at \(agentSocket): \(error); does qrexec-agent run, "
-                    + "and is its qube connected to dom0?")
+        let deadline = CurrentProcess.now + Self.returnTime
+        while true {
+            do throws(Errno) {
+                let socket = try UnixSocket.connect(agentSocket)
+                try socket.setNonblocking(false)
+                return socket
+            } catch {
+                let isAway = error == .noSuchFileOrDirectory || error == .connectionRefused
+                if isAway, CurrentProcess.now < deadline {
+                    usleep(Self.returnInterval)
+                    continue
+                }
+                throw Failure(
+                    reason: "no qrexec agent at \(agentSocket): \(error); does qrexec-agent run, "
+                        + "and is its qube connected to dom0?")
+            }
         }
     }
 

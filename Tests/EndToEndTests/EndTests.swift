@@ -107,9 +107,11 @@ extension EndToEnd {
             #expect(try lab.command("start", ["vault"]).status == 0)
         }
 
-        @Test("dom0 is called by its keyword and its name, and is told which", arguments: [
-            ("@adminvm", "keyword  adminvm"), ("dom0", "name dom0 "),
-        ])
+        @Test(
+            "dom0 is called by its keyword and its name, and is told which",
+            arguments: [
+                ("@adminvm", "keyword  adminvm"), ("dom0", "name dom0 "),
+            ])
         func toDom0(_ target: String, _ expected: String) throws {
             try lab.install(
                 "test.Dom0", in: "dom0",
@@ -129,7 +131,10 @@ extension EndToEnd {
             for status in [0, 1, 125, 126, 127, 255] {
                 let outcome = try lab.run(
                     "dom0",
-                    ["qrexec-client", "-d", "personal", "DEFAULT:QUBESRPC test.Exit+\(status) dom0"],
+                    [
+                        "qrexec-client", "-d", "personal",
+                        "DEFAULT:QUBESRPC test.Exit+\(status) dom0",
+                    ],
                     input: "data")
                 #expect(outcome.status == Int32(status), "\(outcome.errors)")
                 #expect(outcome.text == "data")

@@ -110,14 +110,17 @@ extension EndToEnd {
             for crash in [false, true] {
                 let lab = try Lab()
                 if crash {
-                    let text = try String(contentsOfFile: "\(lab.state)/manager.pid", encoding: .utf8)
+                    let text = try String(
+                        contentsOfFile: "\(lab.state)/manager.pid", encoding: .utf8)
                     let pid = try #require(Int32(text.split(separator: " ")[0]))
                     kill(pid, SIGKILL)
                 }
                 #expect(try lab.command("down").status == 0)
                 #expect(!FileManager.default.fileExists(atPath: lab.state))
                 try eventually("no process of the lab is left") {
-                    try !hostCommands().contains { $0.contains(lab.state) && !$0.contains(" down ") }
+                    try !hostCommands().contains {
+                        $0.contains(lab.state) && !$0.contains(" down ")
+                    }
                 }
             }
         }

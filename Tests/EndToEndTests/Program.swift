@@ -56,6 +56,9 @@ final class Program {
         _ = try? child.reap()
     }
 
+    /// What it has printed by now.
+    var outputText: String { String(decoding: read, as: UTF8.self) }
+
     func write(_ text: String) throws { try input!.writeAll(Array(text.utf8)) }
 
     func closeInput() { input = nil }

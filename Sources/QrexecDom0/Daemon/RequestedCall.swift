@@ -32,9 +32,9 @@ final class RequestedCall {
     /// Answers may need a person.
     private static let policyTime = seconds(1800)
     private static let startTime = seconds(180)
-    /// For the agent and daemon of a qube that runs to come back, looked at this often.
+    /// How long a running qube's daemon or agent that is started again may be away.
     private static let returnTime = seconds(10)
-    private static let retryTime = milliseconds(20)
+    private static let returnInterval: UInt64 = 20_000_000
     private static let answerLimit = Limits.policyAnswer + 1
 
     let request: ServiceRequest
@@ -46,6 +46,9 @@ final class RequestedCall {
     private var answer: PolicyAnswer?
     private var connection: DaemonConnection?
     private var done = false
+    /// When a running target that cannot be reached is given up.
+    private var returnDeadline: UInt64 = 0
+    private var retry: EventLoop.Timer?
 
     init(
         _ request: ServiceRequest, context: Context, completion: @escaping (Outcome) -> Void
@@ -59,6 +62,8 @@ final class RequestedCall {
     /// Gives up silently: the qube is gone.
     func abandon() {
         done = true
+        if let retry { context.loop.cancel(retry) }
+        retry = nil
         connection?.close()
         connection = nil
     }
@@ -155,17 +160,18 @@ final class RequestedCall {
             ) { [self] in answered($0) }
         } catch {
             guard case .unreachable(_, let reason) = error,
-                reason == .noSuchFileOrDirectory || reason == .connectionRefused
+                reason == .noSuchFileOrDirectory || reason == .connectionRefused,
+                permission.autostart
             else {
                 finish(.failed(reason: error.description))
                 return
             }
-            if !started, permission.autostart {
+            if !started {
                 startTarget(target, command, permission)
-            } else if started, CurrentProcess.now < stageBegan + Self.returnTime {
-                // It runs: its agent or daemon is being restarted.
-                context.loop.schedule(after: Self.retryTime) { [self] in
-                    if !done { connect(to: target, command, permission, started: true) }
+            } else if CurrentProcess.now < returnDeadline {
+                retry = context.loop.schedule(after: Self.returnInterval) { [self] in
+                    retry = nil
+                    connect(to: target, command, permission, started: true)
                 }
             } else {
                 finish(.failed(reason: error.description))
@@ -187,6 +193,7 @@ final class RequestedCall {
                 finish(.failed(reason: "\(target) cannot be started: \(failure)"))
                 return
             }
+            returnDeadline = CurrentProcess.now + Self.returnTime
             connect(to: target, command, permission, started: true)
         }
     }
@@ -227,8 +234,8 @@ final class RequestedCall {
             reason = text
         }
         var times = ""
-        for stage in stages { times += "\(stage.name)=\(Self.text(stage.nanoseconds)) " }
-        times += "total=\(Self.text(CurrentProcess.now - began))"
+        for stage in stages { times += "\(stage.name)=\(Self.milliseconds(stage.nanoseconds)) " }
+        times += "total=\(Self.milliseconds(CurrentProcess.now - began))"
         let target = answer?.permission?.target ?? request.target
         let text =
             "call source=\(LogText.value(context.ownName))"
@@ -246,7 +253,7 @@ final class RequestedCall {
         }
     }
 
-    private static func text(_ nanoseconds: UInt64) -> String {
+    private static func milliseconds(_ nanoseconds: UInt64) -> String {
         let hundredths = nanoseconds / 10_000
         let rest = hundredths % 100
         return "\(hundredths / 100).\(rest < 10 ? "0" : "")\(rest)"

@@ -1,0 +1,198 @@
+import Foundation
+import Testing
+
+extension EndToEnd {
+    @Suite("Files that are copied between qubes", .serialized)
+    struct FileCopy {
+        let lab: Lab
+        let incoming = "QubesIncoming/work"
+
+        init() throws {
+            lab = try Lab.shared.get()
+            try lab.setPolicy("10-copy", "qubes.Filecopy * work @anyvm allow\n")
+            for qube in ["work", "personal", "small"] {
+                try lab.script(qube, "cd && chmod -R u+rwx . && find . -mindepth 1 -delete")
+                    .expectSuccess()
+            }
+        }
+
+        /// A list of everything below a directory, with modes, times, sums and link targets.
+        private func listing(_ qube: String, _ directory: String) throws -> String {
+            let outcome = try lab.script(
+                qube,
+                """
+                cd ~/'\(directory)' && find . -mindepth 1 -printf '%P %y %m %T@ %s %l\\n' |
+                    sed -E 's/ d ([0-7]+) ([0-9.]+) [0-9]+ / d \\1 \\2 /' | LC_ALL=C sort
+                find . -type f -exec sha256sum {} + | LC_ALL=C sort
+                """)
+            outcome.expectSuccess()
+            return outcome.text
+        }
+
+        @Test("A tree of 5,000 files arrives with its contents, modes, times and links")
+        func tree() throws {
+            try lab.script(
+                "work",
+                """
+                mkdir -p ~/tree && cd ~/tree && umask 022
+                for d in {1..50}; do
+                    mkdir $d; for f in {1..100}; do echo "$d $f" > $d/$f; done
+                done
+                head -c 300000 /dev/urandom > big; : > empty; mkdir -p deep/er/est none
+                ln -s ../big deep/link; ln -s nowhere deep/dangling
+                chmod 600 big; chmod 755 1/1; chmod 440 1/2; chmod 700 2
+                touch -d '2001-02-03 04:05:06.789012345' big 1/1; find . -depth -type d \
+                    -exec touch -d '2011-12-13 14:15:16.123456789' {} +
+                """
+            ).expectSuccess()
+            let copied = try lab.run("work", ["qvm-copy-to-vm", "personal", "/home/user/tree"])
+            copied.expectSuccess()
+            let sent = try listing("work", "tree")
+            let arrived = try listing("personal", "\(incoming)/tree")
+            #expect(sent.split(separator: "\n").count > 10_000)
+            #expect(sent == arrived, "\(difference(sent, arrived))")
+        }
+
+        /// The first lines that differ.
+        private func difference(_ first: String, _ second: String) -> String {
+            let lines = first.split(separator: "\n")
+                .difference(from: second.split(separator: "\n"))
+            return lines.prefix(10).map { "\($0)" }.joined(separator: "\n")
+        }
+
+        @Test("Names that people give arrive as they are")
+        func names() throws {
+            let names = [
+                "with space", "ünïcödé ł.txt", "日本語", "кириллица", "-dash", "a'b\"c$d`e", "…",
+                ".hidden", "trailing ", "*", "\\",
+            ]
+            let make = #"cd && for name; do echo "$name" > "./$name"; done"#
+            try lab.run("work", ["bash", "-c", make, "sh"] + names).expectSuccess()
+            // From outside: a shell would take some of these names apart.
+            let paths = names.map { "/home/user/\($0)" }
+            try lab.run("work", ["qvm-copy-to-vm", "personal"] + paths).expectSuccess()
+            let arrived = try lab.script("personal", "cd ~/\(incoming) && ls -A -N --sort=none")
+            #expect(Set(arrived.text.split(separator: "\n").map(String.init)) == Set(names))
+            let show = "cd ~/\(incoming) && cat -- \"$@\""
+            let contents = try lab.run("personal", ["bash", "-c", show, "sh"] + names).text
+            #expect(contents == names.map { $0 + "\n" }.joined())
+        }
+
+        /// A stream by hand, as a sender sends it that lies about names: name, mode, contents.
+        private func send(_ name: String, mode: String = "0100644", argument: String = "") throws
+            -> (status: Int32, code: UInt32, named: String)
+        {
+            let script = #"""
+                my ($name, $mode) = @ARGV; $name =~ s/\\x(..)/chr hex $1/ge;
+                my $body = "body"; binmode STDOUT;
+                print pack("VVVVVVVV", 1 + length $name, oct $mode, length $body, 0, 1, 0, 1, 0),
+                    $name, "\0", $body, "\0" x 32;
+                """#
+            let outcome = try lab.run(
+                "work",
+                [
+                    "bash", "-c",
+                    #"perl -e "$0" -- "$1" "$2" | qrexec-client-vm personal "qubes.Filecopy$3""#,
+                    script, name, mode, argument,
+                ])
+            let bytes = outcome.output
+            try #require(bytes.count >= 16, "\(outcome)")
+            let code = (0..<4).reduce(UInt32(0)) { $0 | UInt32(bytes[$1]) << UInt32(8 * $1) }
+            return (outcome.status, code, String(decoding: bytes.dropFirst(20), as: UTF8.self))
+        }
+
+        @Test(
+            "Hostile names are refused, with the name told, and nothing is written",
+            arguments: [
+                ("../x", 84), ("/etc/x", 84), ("a/../../x", 84), ("..", 84), (".", 84),
+                (#"a\x0ab"#, 84), (#"a\x1b[31m"#, 84), (#"\xff\xfe"#, 84), ("a//b", 84), ("x/", 84),
+                (#"rtl\xe2\x80\xaetxt"#, 84), (String(repeating: "n", count: 300), 36),
+                (String(repeating: "p/", count: 8200) + "x", 36),
+            ] as [(String, UInt32)])
+        func hostileNames(_ name: String, _ code: UInt32) throws {
+            let answer = try send(name)
+            #expect(answer.code == code)
+            #expect(answer.status == Int32(code & 0xFF))
+            // A name past the limit is never read, so it cannot be told.
+            if name.utf8.count < 16_384, !name.contains(#"\x"#) {
+                #expect(answer.named.hasPrefix(name))
+            }
+            let left = try lab.script("personal", "cd && find . -type f; ls /home/user/x /etc/x")
+            #expect(left.text == "")
+        }
+
+        @Test("An honest stream made by hand is taken")
+        func handmade() throws {
+            let answer = try send("fine")
+            #expect(answer.status == 0)
+            #expect(answer.code == 0)
+            let text = try lab.run("personal", ["cat", "/home/user/\(incoming)/fine"]).text
+            #expect(text == "body")
+        }
+
+        @Test(
+            "An existing file is kept, and told; a move keeps what did not arrive",
+            arguments: ["qvm-copy-to-vm", "qvm-move-to-vm"])
+        func existing(_ tool: String) throws {
+            try lab.script("personal", "mkdir -p ~/\(incoming); echo old > ~/\(incoming)/file")
+                .expectSuccess()
+            try lab.script("work", "echo new > ~/file").expectSuccess()
+            let outcome = try lab.run("work", [tool, "personal", "/home/user/file"])
+            #expect(outcome.status != 0)
+            #expect(outcome.errors.contains("file"))
+            #expect(try lab.script("personal", "cat ~/\(incoming)/file").text == "old\n")
+            #expect(try lab.script("work", "cat ~/file").text == "new\n")
+        }
+
+        @Test("A move deletes what arrived")
+        func move() throws {
+            try lab.script("work", "mkdir -p ~/dir/sub; echo a > ~/dir/sub/a; echo b > ~/b")
+                .expectSuccess()
+            try lab.script("work", "cd && qvm-move-to-vm personal dir b").expectSuccess()
+            #expect(try lab.script("work", "ls -A ~").text == "")
+            let arrived = try lab.script("personal", "cd ~/\(incoming) && cat dir/sub/a b")
+            #expect(arrived.text == "a\nb\n")
+        }
+
+        @Test(
+            "A full disk is an error that says so; nothing half-written is left and nothing moved")
+        func fullDisk() throws {
+            try lab.script("work", "echo first > ~/first; head -c 8M /dev/urandom > ~/second")
+                .expectSuccess()
+            let outcome = try lab.script("work", "cd && qvm-move-to-vm small first second")
+            #expect(outcome.status != 0)
+            #expect(outcome.errors.contains("No space left"))
+            #expect(outcome.errors.contains("second"))
+            #expect(try lab.script("small", "cd ~/\(incoming) && ls").text == "first\n")
+            #expect(try lab.script("work", "ls ~").text.contains("second"))
+            let free = "cd; df --output=avail -k . | tail -n 1"
+            #expect(try Int(lab.script("small", free).text.filter(\.isNumber)) ?? 0 > 3000)
+        }
+
+        @Test(
+            "An interrupted sender leaves nothing half-written, and moves nothing",
+            arguments: [
+                SIGINT, SIGTERM, SIGKILL,
+            ])
+        func interrupted(_ signal: Int32) throws {
+            try lab.script("work", "echo small > ~/a; head -c 512M /dev/zero > ~/b").expectSuccess()
+            let sender = try lab.start(
+                "work", ["bash", "-c", "cd && echo $$ && exec qvm-move-to-vm personal a b"])
+            try sender.expect("\n")
+            let pid = try #require(Int(sender.outputText.prefix { $0.isNumber }))
+            try eventually("the first file is there") {
+                try lab.script("personal", "test -e ~/\(incoming)/a").status == 0
+            }
+            try lab.script("work", "kill -\(signal) \(pid)").expectSuccess()
+            #expect(try sender.wait().status != 0)
+            #expect(try lab.script("work", "ls ~").text == "a\nb\n")
+            try eventually("the receiver is gone") {
+                try !lab.processes("personal").contains {
+                    $0.command.contains("qfile-unpacker") || $0.command.contains("qubes.Filecopy")
+                }
+            }
+            #expect(try lab.script("personal", "cd ~/\(incoming) && ls -A").text == "a\n")
+            try lab.script("work", "rm ~/b").expectSuccess()
+        }
+    }
+}
