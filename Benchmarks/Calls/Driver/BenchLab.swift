@@ -14,12 +14,12 @@ final class BenchLab {
         struct Qube: Decodable {
             let name: String
             let root: String
-            let agent_pid: Int32?
-            let daemon_pid: Int32?
+            let agentPid: Int32?
+            let daemonPid: Int32?
         }
 
         let qubes: [Qube]
-        let policy_dir: String
+        let policyDir: String
     }
 
     let programs: String
@@ -36,7 +36,9 @@ final class BenchLab {
         let lab = ["\(programs)/qubes-lab"]
         _ = try Self.output(lab + ["up", "--quiet", "--state", state])
         let text = try Self.output(lab + ["status", "--json", "--state", state])
-        status = try JSONDecoder().decode(Status.self, from: Data(text.utf8))
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        status = try decoder.decode(Status.self, from: Data(text.utf8))
         for qube in ["work", "personal", "dom0"] { try addServices(to: root(qube), load) }
         try setRules(1000)
         service = try start(
@@ -77,7 +79,7 @@ final class BenchLab {
         var rules = (0..<count - last.count).map { "bench.Other\($0) * work personal deny" }
         rules += last
         let text = rules.joined(separator: "\n") + "\n"
-        let path = "\(status.policy_dir)/20-bench.policy"
+        let path = "\(status.policyDir)/20-bench.policy"
         try text.write(toFile: path, atomically: true, encoding: .utf8)
         // The first calls after a change pay for reading it.
         _ = try load("work", ["calls", "1", "20", "personal", "bench.True", "0"])

@@ -73,11 +73,11 @@ struct Measurements {
 
     private mutating func memoryAtRest() {
         guard let processes = try? LabProcesses(of: lab) else { return }
-        let agent = lab.qube("work").agent_pid ?? 0
+        let agent = lab.qube("work").agentPid ?? 0
         let rows: [(String, Int32?, Bool)] = [
             ("agent", agent, true),
             ("agent-data", processes.below(agent, named: "qrexec-agent-data")?.pid, false),
-            ("daemon", lab.qube("work").daemon_pid, true),
+            ("daemon", lab.qube("work").daemonPid, true),
             ("policy service", processes.named("qrexec-policy-daemon").first?.pid, false),
         ]
         for (name, pid, hasGoal) in rows {
@@ -153,10 +153,12 @@ struct Measurements {
         var rates: [Double] = []
         var costs: [Double] = []
         var wrong = 0.0
-        let agent = lab.qube("personal").agent_pid ?? 0
+        let agent = lab.qube("personal").agentPid ?? 0
         for _ in 0..<rounds {
             let before = try LabProcesses(of: lab).below(agent, named: "qrexec-agent-data")
-            let load = ["streams", direction, String(count), "personal", String(streamBytes / count)]
+            let load = [
+                "streams", direction, String(count), "personal", String(streamBytes / count),
+            ]
             let result = try lab.load("work", load)[0]
             let after = try LabProcesses(of: lab).below(agent, named: "qrexec-agent-data")
             let bytes = Double(streamBytes / count * count)

@@ -36,18 +36,19 @@ struct CallFigure: Sendable {
     /// Milliseconds of CPU at most.
     var cpu: Double?
 
-    static let all: [CallFigure] = [1, 8, 32].flatMap(services) + [
-        CallFigure(
-            name: "refused",
-            load: Load(target: "work", service: "bench.Refused", status: "126"),
-            goal: Goal(yardsticks: 1.9)),
-        CallFigure(
-            name: "refused, long-lived caller",
-            load: Load(
-                caller: "long-lived", target: "work", service: "bench.Refused", status: "126"),
-            goal: Goal(yardsticks: 0.3)),
-        CallFigure(name: "qube to dom0", load: Load(target: "@adminvm")),
-    ]
+    static let all: [CallFigure] =
+        [1, 8, 32].flatMap(services) + [
+            CallFigure(
+                name: "refused",
+                load: Load(target: "work", service: "bench.Refused", status: "126"),
+                goal: Goal(yardsticks: 1.9)),
+            CallFigure(
+                name: "refused, long-lived caller",
+                load: Load(
+                    caller: "long-lived", target: "work", service: "bench.Refused", status: "126"),
+                goal: Goal(yardsticks: 0.3)),
+            CallFigure(name: "qube to dom0", load: Load(target: "@adminvm")),
+        ]
 
     private static func services(_ parallel: Int) -> [CallFigure] {
         let one = parallel == 1
