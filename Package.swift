@@ -123,6 +123,16 @@ let package = Package(
             dependencies: ["Vchan", "VchanTools", "LinuxSystem", "CLinuxSystem", system],
             swiftSettings: ours),
         .testTarget(
+            name: "QrexecProtocolTests", dependencies: ["QrexecProtocol"], swiftSettings: tests),
+        .testTarget(
+            name: "QrexecRuntimeTests",
+            dependencies: ["QrexecRuntime", "QrexecProtocol", "Vchan", "LinuxSystem", system],
+            swiftSettings: tests),
+        .testTarget(
+            name: "QrexecDom0Tests",
+            dependencies: ["QrexecDom0", "QrexecProtocol", "QrexecRuntime", "LinuxSystem", system],
+            swiftSettings: tests),
+        .testTarget(
             name: "LabTests",
             dependencies: ["QubesLab", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system],
             swiftSettings: ours),

@@ -12,6 +12,8 @@ int cs_epoll_control(int epoll, int operation, int fd, unsigned readiness, uint6
     struct epoll_event event = {.data.u64 = tag};
     if (readiness & readable) event.events |= EPOLLIN;
     if (readiness & writable) event.events |= EPOLLOUT;
+    // A hang-up cannot be masked: whoever waits for nothing is told once, not for ever.
+    if (!event.events) event.events = EPOLLET;
     return epoll_ctl(epoll, operations[operation], fd, &event);
 }
 

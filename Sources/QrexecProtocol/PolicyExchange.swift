@@ -80,15 +80,20 @@ public struct PolicyAnswer: Sendable, Equatable {
     public init(bytes: [UInt8]) throws(Malformed) {
         guard (1...Limits.policyAnswer).contains(bytes.count) else { throw .length(bytes.count) }
         guard bytes.allSatisfy({ $0 != 0 && $0 < 0x80 }) else { throw .notText }
-        var text = String(decoding: bytes, as: UTF8.self)
-        if text.hasSuffix("\n") { text.removeLast() }
+        // Bytes, not characters: to a String, CR LF is one character that is no line end.
+        let lines = (bytes.last == 0x0A ? bytes.dropLast() : bytes[...])
+            .split(separator: 0x0A, omittingEmptySubsequences: false)
         var values: [String: String] = [:]
-        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
-            guard let equals = line.firstIndex(of: "=") else { throw .line(String(line)) }
-            let key = String(line[..<equals])
+        for line in lines {
+            guard let equals = line.firstIndex(of: 0x3D) else {
+                throw .line(String(decoding: line, as: UTF8.self))
+            }
+            let key = String(decoding: line[..<equals], as: UTF8.self)
             guard Self.knownKeys.contains(key) else { continue }
             if values[key] != nil { throw .repeated(key) }
-            values[key] = String(line[line.index(after: equals)...])
+            let value = line[(equals + 1)...]
+            guard value.allSatisfy({ (0x20...0x7E).contains($0) }) else { throw .value(key: key) }
+            values[key] = String(decoding: value, as: UTF8.self)
         }
         rule = values["rule"]
         reason = values["reason"]

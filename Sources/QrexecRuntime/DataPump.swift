@@ -81,6 +81,7 @@ public final class DataPump {
             source?.isReady = true
             self?.pump()
         }
+        again()
     }
 
     /// Bytes to send before the first of a source (`--prefix-data`).
@@ -264,6 +265,7 @@ public final class DataPump {
     private func updateSinks() -> Bool {
         var blocked = false
         for sink in [mainSink, errorSink] {
+            if sink.isReady, !sink.filtered.isEmpty { _ = writeFiltered(sink) }
             guard let number = sink.number else { continue }
             let waits = !sink.isReady
             loop.setInterest(number, waits ? .writable : [])
@@ -503,19 +505,27 @@ public final class DataPump {
     ///
     /// - Returns: how many left the ring; nil when the sink takes no more.
     private func receiveFiltered(_ sink: DataSink, rest: Int) throws(VchanError) -> Int? {
-        guard sink.writeFiltered() else {
-            if sink.isClosed { close(sink: sink) }
-            return nil
-        }
+        guard writeFiltered(sink) else { return nil }
         var bytes: [UInt8] = []
         let count = try watched.channel.receive(into: &bytes, count: min(rest, 4096))
         sink.filtered = bytes[..<count].map(TerminalFilter.safe)
-        _ = sink.writeFiltered()
+        _ = writeFiltered(sink)
         return count
     }
 
+    /// Whether nothing waits for the sink any more; one that failed takes nothing.
+    private func writeFiltered(_ sink: DataSink) -> Bool {
+        switch sink.writeFiltered() {
+        case .done: return true
+        case .wouldBlock: return false
+        case .failed:
+            close(sink: sink)
+            return true
+        }
+    }
+
     private func deliverEnd(_ sink: DataSink) -> Bool {
-        if !sink.isClosed, sink.number == nil || !sink.writeFiltered() { return false }
+        if !sink.isClosed, sink.number == nil || !writeFiltered(sink) { return false }
         incoming = .header
         sink.sawEnd = true
         close(sink: sink)

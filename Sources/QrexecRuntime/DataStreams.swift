@@ -67,20 +67,23 @@ final class DataSink {
         isClosed = true
     }
 
-    /// Writes what passed the filter; whether all of it went out.
-    func writeFiltered() -> Bool {
+    enum Writing { case done, wouldBlock, failed }
+
+    /// Writes what passed the filter. After a failure the sink is to be closed by its pump, which
+    /// watches the descriptor.
+    func writeFiltered() -> Writing {
         do throws(Errno) {
             while !filtered.isEmpty, descriptor != nil {
                 let bytes = filtered
                 filtered.removeFirst(try descriptor!.write(bytes.span))
             }
-            return true
+            return .done
         } catch .resourceTemporarilyUnavailable {
             isReady = false
-            return false
+            return .wouldBlock
         } catch {
-            close()
-            return false
+            filtered = []
+            return .failed
         }
     }
 }

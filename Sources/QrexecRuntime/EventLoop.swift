@@ -111,7 +111,8 @@ public final class EventLoop {
         timers.removeAll { $0.timer == timer }
     }
 
-    /// Calls `action` after the handlers of this round, before the next wait.
+    /// Calls `action` soon: after the handlers of this round. One that comes again by itself lets
+    /// timers and descriptors have their turn in between.
     public func `defer`(_ action: @escaping () -> Void) { deferred.append(action) }
 
     // MARK: Signals and children
@@ -167,16 +168,15 @@ public final class EventLoop {
                 timers.removeFirst().action()
             }
         }
-        while !deferred.isEmpty, !stopped {
-            let actions = deferred
-            deferred = []
-            for action in actions { action() }
-        }
+        if deferred.isEmpty || stopped { return }
+        let actions = deferred
+        deferred = []
+        for action in actions { action() }
     }
 
     /// Milliseconds until the next timer, rounded up so that it has fired when the wait is over.
     private func waitTime() -> Int32 {
-        if !alwaysReady.isEmpty { return 0 }
+        if !alwaysReady.isEmpty || !deferred.isEmpty { return 0 }
         guard let first = timers.first else { return -1 }
         let now = CurrentProcess.now
         if first.timer.deadline <= now { return 0 }

@@ -65,7 +65,7 @@ public enum LogText {
         var count = 0
         for byte in text.utf8 {
             count += 1
-            if count > maximumLength * 2 { return result + "…" }
+            if count > maximumLength * 2 { return result + "..." }
             result.unicodeScalars.append(
                 (0x20...0x7E).contains(byte) ? Unicode.Scalar(byte) : Unicode.Scalar(0x5F))
         }

@@ -71,7 +71,7 @@ public struct RPCConfig: Sendable, Equatable {
             if bytes.contains(0) { throw invalid("a NUL byte") }
             var line = String(decoding: bytes, as: UTF8.self)
             if line.unicodeScalars.last == "\r" { line.unicodeScalars.removeLast() }
-            if line.isEmpty || line.hasPrefix("#") { continue }
+            if line.isEmpty || line.utf8.first == 0x23 { continue }
             let setting: Setting
             do throws(Setting.Invalid) {
                 setting = try Setting(line: line)
@@ -169,7 +169,7 @@ private struct Setting {
 
     private static func isBlankOrComment(_ text: Substring) -> Bool {
         let rest = text.drop { $0 == " " || $0 == "\t" }
-        return rest.isEmpty || rest.hasPrefix("#")
+        return rest.isEmpty || rest.utf8.first == 0x23
     }
 
     private static func withoutTrailingBlanks(_ text: Substring) -> Substring {

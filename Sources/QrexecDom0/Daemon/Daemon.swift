@@ -267,10 +267,12 @@ final class Daemon {
             }
             let number = nextClient
             nextClient += 1
-            clients[number] = try LocalClient(
+            let client = try LocalClient(
                 loop: loop, taking: connection, number: number,
                 onRequest: { [unowned self] in self.requested($0, by: number) },
                 onEnd: { [unowned self] in self.clientEnded(number, $0) })
+            // One that left before its HELLO must not hold a place for ever.
+            if !client.isClosed { clients[number] = client }
         } catch .resourceTemporarilyUnavailable {
         } catch {
             log.warning("a local client cannot be served", ["reason": error.description])
