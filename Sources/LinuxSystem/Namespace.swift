@@ -80,3 +80,17 @@ extension CurrentProcess {
     /// Whether any child exists that has not been reaped.
     public static var hasChildren: Bool { cs_has_children() != 0 }
 }
+
+extension CurrentProcess {
+    /// Opens /dev/null for each of the descriptors 0, 1 and 2 that this process was started
+    /// without.
+    public static func openClosedStreams() {
+        while let null = try? Descriptor.open("/dev/null", O_RDWR) {
+            let number = null.release()
+            if number > 2 {
+                _ = Glibc.close(number)
+                return
+            }
+        }
+    }
+}

@@ -10,8 +10,11 @@ public struct PathStatus: Sendable, Equatable {
 
     public let kind: Kind
     public let uid: UInt32
+    public let gid: UInt32
     /// Permission bits with set-uid, set-gid and sticky.
     public let mode: UInt32
+    /// Last change of the contents or of these properties, in nanoseconds since 1970.
+    public let changed: Int
 
     /// - Parameter path: a link is described itself.
     public init(of path: String) throws(Errno) {
@@ -25,6 +28,8 @@ public struct PathStatus: Sendable, Equatable {
         default: kind = .other
         }
         uid = status.st_uid
+        gid = status.st_gid
+        changed = status.st_ctim.tv_sec * 1_000_000_000 + status.st_ctim.tv_nsec
         mode = status.st_mode & 0o7777
     }
 
@@ -71,9 +76,19 @@ public struct PathStatus: Sendable, Equatable {
         return names
     }
 
-    /// Removes a directory tree or a file, whatever the modes of its directories; what does not
-    /// exist is no error. Links are removed, not followed.
+    /// Removes a directory tree or a file, whatever the modes of its directories and however deep;
+    /// what does not exist is no error. Links are removed, not followed.
     public static func removeTree(_ path: String) throws(Errno) {
+        var moved = 0
+        try removeTree(path, top: path, moved: &moved)
+    }
+
+    /// Paths may grow by this before they come near what the system takes, 4096 bytes.
+    private static let deep = 2048
+
+    private static func removeTree(
+        _ path: String, top: String, moved: inout Int
+    ) throws(Errno) {
         let status: PathStatus
         do throws(Errno) {
             status = try PathStatus(of: path)
@@ -82,7 +97,16 @@ public struct PathStatus: Sendable, Equatable {
         }
         guard status.kind == .directory else { return try FileStatus.remove(path) }
         if status.mode & 0o700 != 0o700 { try changeMode(path, 0o700) }
-        for name in try names(in: path) { try removeTree("\(path)/\(name)") }
+        if path.utf8.count > top.utf8.count + deep {
+            // What is too deep goes to the top, where its path is short again.
+            moved += 1
+            let higher = "\(top)/.removed-\(moved)"
+            try rename(path, to: higher)
+            return try removeTree(higher, top: top, moved: &moved)
+        }
+        for name in try names(in: path) {
+            try removeTree("\(path)/\(name)", top: top, moved: &moved)
+        }
         _ = try retrying { unsafe rmdir(path) }
     }
 }

@@ -123,6 +123,28 @@ struct LayoutTests {
         }
     }
 
+    @Test("A tree is removed however deep it is, and links are not followed")
+    func deepTree() throws {
+        let directory = try TemporaryDirectory()
+        let top = "\(directory.path)/top"
+        let kept = "\(directory.path)/kept"
+        try PathStatus.makeDirectory(top, mode: 0o755)
+        try PathStatus.makeDirectory(kept, mode: 0o755)
+        try directory.write("kept/file", "x")
+        try PathStatus.makeDirectory("\(top)/d", mode: 0o755)
+        try PathStatus.makeLink("\(top)/d/link", to: kept)
+        for _ in 0..<3000 {
+            try PathStatus.makeDirectory("\(top)/n", mode: 0o500)
+            try PathStatus.changeMode("\(top)/n", 0o700)
+            try PathStatus.rename("\(top)/d", to: "\(top)/n/d")
+            try PathStatus.rename("\(top)/n", to: "\(top)/d")
+        }
+        try PathStatus.changeMode("\(top)/d", 0)
+        try PathStatus.removeTree(top)
+        #expect(!PathStatus.exists(top))
+        #expect(PathStatus.exists("\(kept)/file"))
+    }
+
     @Test("Paths are made absolute without asking the file system")
     func paths() {
         #expect(StateDirectory("/a/./b/../c//d/").path == "/a/c/d")

@@ -42,7 +42,7 @@ struct SettingsFileTests {
     }
 
     static let mistakes: [(text: String, line: Int, part: String)] = [
-        ("[qubes.work\n", 1, ""),
+        ("[qubes.work\n", 1, "expected ']'"),
         ("\n\nx = 1\n", 3, "unknown key 'x'"),
         ("[qubes.work]\nlabel = \"blue\"\ncolour = \"red\"\n", 3, "unknown key 'colour'"),
         ("[qubes.work]\nlabel = \"pink\"\n", 2, "no label 'pink'"),
@@ -61,7 +61,7 @@ struct SettingsFileTests {
         ("[qubes]\nwork = 1\n", 2, "as a table"),
         ("default_qubes = 1\n", 1, "default_qubes"),
         ("qubes.work.label = \"blue\"\nqubes.work.tags = 1\n", 2, "tags"),
-        ("[qubes.work]\nlabel = \"blue\"\nlabel = \"red\"\n", 3, ""),
+        ("[qubes.work]\nlabel = \"blue\"\nlabel = \"red\"\n", 3, "redefine"),
     ]
 
     @Test("A mistake is told with its line", arguments: mistakes)

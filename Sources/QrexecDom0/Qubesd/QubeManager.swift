@@ -107,6 +107,22 @@ public struct QubeEvent: Sendable, Equatable {
     }
 }
 
+/// Who wants what disposable.
+public struct DisposableRequest: Sendable, Equatable {
+    /// nil for the default of the caller.
+    public var template: String?
+    /// The qube that it is for.
+    public var caller: String
+    /// The process that asked, as the manager's system numbers it, when that is known.
+    public var requester: Int32?
+
+    public init(template: String?, caller: String, requester: Int32?) {
+        self.template = template
+        self.caller = caller
+        self.requester = requester
+    }
+}
+
 /// Who makes, starts and ends qubes: behind the socket of section 14 stand the lab, a plain Xen
 /// host, or something else.
 ///
@@ -127,13 +143,11 @@ public protocol QubeManager: AnyObject {
     /// Ends a qube at once.
     func kill(_ name: String, completion: @escaping Completion)
 
-    /// Makes a disposable that is not started yet.
+    /// Makes a disposable that is not started yet, or hands out one that waits to be used.
     ///
-    /// - Parameters:
-    ///   - template: nil for the default of `caller`.
-    ///   - completion: told the new qube.
+    /// - Parameter completion: told the new qube.
     func createDisposable(
-        template: String?, caller: String,
+        _ request: DisposableRequest,
         completion: @escaping (Result<QubeRecord, QubesdError>) -> Void)
 
     /// Called with each event from now on; set by the server.

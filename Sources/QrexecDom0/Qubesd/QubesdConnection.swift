@@ -141,8 +141,10 @@ final class QubesdConnection {
         if request.destination != "dom0", template == nil {
             return answer(.exception(.noSuchQube(request.destination)))
         }
-        server.manager.createDisposable(template: template, caller: request.source) {
-            [weak self] result in
+        let peer = try? UnixSocket.peer(of: socket)
+        let wanted = DisposableRequest(
+            template: template, caller: request.source, requester: peer?.pid)
+        server.manager.createDisposable(wanted) { [weak self] result in
             switch result {
             case .success(let qube):
                 self?.answer(.ok(Array((wantsUUID ? "uuid:\(qube.uuid)" : qube.name).utf8)))

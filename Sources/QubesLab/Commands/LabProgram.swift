@@ -5,6 +5,8 @@ import SystemPackage
 public enum LabProgram {
     /// Runs it and exits.
     public static func main() {
+        // What is opened later must not become a standard stream.
+        CurrentProcess.openClosedStreams()
         // Programs of the lab itself come first: they start once a qube, and need no command line
         // parser.
         let arguments = CommandLine.arguments
@@ -13,6 +15,7 @@ public enum LabProgram {
         case "init": CurrentProcess.exit(QubeInit.run())
         case "launch": CurrentProcess.exit(Launcher.run(rest))
         case "manager": CurrentProcess.exit(ManagerProcess.run(rest))
+        case "copy-qube": CurrentProcess.exit(TreeCopy.run(rest))
         case "remove-tree": CurrentProcess.exit(removeTrees(rest))
         default: LabCommand.main()
         }

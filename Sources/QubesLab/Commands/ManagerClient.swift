@@ -43,7 +43,9 @@ struct ManagerClient: ~Copyable {
                 descriptors: &none)
             return bytes.isEmpty ? nil : Packet.decode(ControlReply.self, bytes)
         } catch {
-            throw LabError("no answer from the lab's manager: \(error)")
+            throw LabError(
+                "no answer from the lab's manager: \(error); if it has crashed, remove the lab with: "
+                    + "qubes-lab down")
         }
     }
 

@@ -12,7 +12,10 @@ struct Programs: Equatable {
 
     static func == (left: Programs, right: Programs) -> Bool {
         left.directories == right.directories && left.share == right.share
-            && left.files.keys == right.files.keys
+            && left.files.count == right.files.count
+            && left.files.allSatisfy { name, file in
+                right.files[name].map { $0 == file } ?? false
+            }
     }
 
     /// Which side's tools: several have one name and two programs (`qvm-copy-to-vm`).

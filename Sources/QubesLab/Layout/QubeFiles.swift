@@ -94,6 +94,9 @@ struct QubeFiles {
         }
         if settings.isDom0 {
             try makeDirectory("run/qubes", mode: 0o2770, gid: qubesGroup)
+            // The policy daemon puts its evaluation services here.
+            try give("\(root)/etc/qubes-rpc", gid: qubesGroup)
+            try PathStatus.changeMode("\(root)/etc/qubes-rpc", 0o2775)
             // The directory of the old policy format, which is read as well.
             try makeDirectory("etc/qubes-rpc/policy", mode: 0o2775, gid: qubesGroup)
             for path in ["etc/qubes/policy.d", "etc/qubes/policy.d/include", "run/qubes/policy.d"] {

@@ -20,14 +20,20 @@ enum HostProcess {
     }
 
     /// When a process was started, in clock ticks since boot; with its number this is unique.
-    static func startTime(of pid: Int32) -> String? {
+    static func startTime(of pid: Int32) -> String? { fields(of: pid)?[19] }
+
+    /// Whether a process has ended and only waits for its parent to look.
+    static func isZombie(_ pid: Int32) -> Bool { fields(of: pid)?[0] == "Z" }
+
+    /// The fields of /proc/<pid>/stat from the state on.
+    private static func fields(of pid: Int32) -> [String]? {
         guard let bytes = try? Descriptor.open("/proc/\(pid)/stat", O_RDONLY).readAll(limit: 4096)
         else { return nil }
         // The program's name, in parentheses, may contain anything.
         let text = String(decoding: bytes, as: UTF8.self)
         guard let end = text.lastIndex(of: ")") else { return nil }
-        let fields = text[text.index(after: end)...].split(separator: " ")
-        return fields.count > 19 ? String(fields[19]) : nil
+        let fields = text[text.index(after: end)...].split(separator: " ").map(String.init)
+        return fields.count > 19 ? fields : nil
     }
 }
 

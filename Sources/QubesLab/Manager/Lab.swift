@@ -19,9 +19,13 @@ final class Lab: QubeManager {
     let state: StateDirectory
     let settings: LabSettings
     let programs: [Programs.Side: Programs]
+    /// Where each side's /usr is (`ProgramTree`).
+    let trees: [Programs.Side: String]
     let bubblewrap: String
     let logs: LogCollector
+    let workers: Workers
     let trash: Trash
+    private(set) lazy var disposables = Disposables(loop: loop, lab: self)
     private(set) var table: [Qube] = []
     private var numbers = DomainNumbers()
     private var server: QubesdServer?
@@ -33,15 +37,17 @@ final class Lab: QubeManager {
 
     init(
         loop: EventLoop, state: StateDirectory, settings: LabSettings,
-        programs: [Programs.Side: Programs], bubblewrap: String
+        programs: [Programs.Side: Programs], trees: [Programs.Side: String], bubblewrap: String
     ) throws(Errno) {
         self.loop = loop
         self.state = state
         self.settings = settings
         self.programs = programs
+        self.trees = trees
         self.bubblewrap = bubblewrap
         logs = try LogCollector(loop: loop, path: state.qubeLog)
-        trash = try Trash(loop: loop, directory: state.path + "/trash")
+        workers = Workers(loop: loop)
+        trash = try Trash(workers: workers, directory: state.path + "/trash")
         startupPatience =
             CurrentProcess.variable("QREXEC_STARTUP_TIMEOUT").flatMap { UInt64($0) }
             .flatMap { $0 > 0 ? $0 : nil } ?? Self.startupPatience
@@ -87,6 +93,7 @@ final class Lab: QubeManager {
     func remove(_ qube: Qube) {
         table.removeAll { $0 === qube }
         logs.remove(qube.output)
+        disposables.forget(qube)
         trash.discard(qube.files.directory)
         onEvent?(QubeEvent(subject: "", name: "domain-delete", details: [("vm", qube.name)]))
     }
@@ -157,7 +164,7 @@ final class Lab: QubeManager {
         if qube.settings.isDom0 { try prepareDom0(programs) }
         let plan = SandboxPlan(
             files: qube.files, domain: domain, programs: programs,
-            programTree: "\(state.programs)/\(side.rawValue)", xen: state.xen)
+            programTree: trees[side]!, xen: state.xen)
         try plan.prepareStore()
         let sandbox = Sandbox(loop: loop, plan: plan)
         sandbox.onReady = { [weak self, weak qube] in
@@ -354,9 +361,15 @@ final class Lab: QubeManager {
     }
 
     func createDisposable(
-        template: String?, caller: String,
+        _ request: DisposableRequest,
         completion: @escaping (Result<QubeRecord, QubesdError>) -> Void
     ) {
-        completion(.failure(.failed("disposables are not made yet")))
+        if isEnding { return completion(.failure(.failed("the lab is going down"))) }
+        disposables.create(request) { [unowned self] result in
+            completion(result.map { self.record($0) })
+        }
     }
+
+    /// Whether a process is one of the daemons of this lab, which serve calls.
+    func isDaemon(_ pid: Int32) -> Bool { table.contains { $0.daemon?.pid == pid } }
 }

@@ -58,12 +58,20 @@ final class ManagerProcess {
         }
         var sides: [Programs.Side: Programs] = [:]
         for side in Programs.Side.allCases {
-            let found = try Programs(in: programs, side: side)
-            try ProgramTree.make(at: "\(state.programs)/\(side.rawValue)", found)
-            sides[side] = found
+            sides[side] = try Programs(in: programs, side: side)
+        }
+        // Both sides share a tree when they have the same programs.
+        var trees: [Programs.Side: String] = [:]
+        for (side, programs) in sides.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+            if let twin = trees.first(where: { sides[$0.key] == programs }) {
+                trees[side] = twin.value
+            } else {
+                trees[side] = "\(state.programs)/\(side.rawValue)"
+                try ProgramTree.make(at: trees[side]!, programs)
+            }
         }
         lab = try Lab(
-            loop: loop, state: state, settings: settings, programs: sides,
+            loop: loop, state: state, settings: settings, programs: sides, trees: trees,
             bubblewrap: try Self.bubblewrap())
     }
 
@@ -129,6 +137,7 @@ final class ManagerProcess {
         guard !isEnding else { return }
         tell("ready")
         dropProgress()
+        lab.disposables.fill()
     }
 
     private func fail(_ reason: String) {
@@ -165,7 +174,7 @@ final class ManagerProcess {
     }
 
     private func finish() {
-        lab.trash.stop()
+        lab.workers.stop()
         report("dom0 is halted", isDone: true)
         loop.stop()
     }

@@ -4,7 +4,8 @@ import QrexecRuntime
 
 /// One qube of a running lab.
 final class Qube {
-    let settings: QubeSettings
+    /// Tags of a disposable are added when it is handed out.
+    var settings: QubeSettings
     let files: QubeFiles
     /// Which of the id ranges of the host are its own.
     let slot: Int

@@ -1,0 +1,198 @@
+import Glibc
+import LinuxSystem
+import QrexecDom0
+import QrexecRuntime
+import SystemPackage
+
+/// Makes disposables, keeps a pool of ready ones, and sees that none outlives who asked for it
+/// (specification, section 18).
+final class Disposables {
+    /// For a disposable that was made to be started, else it is removed.
+    private static let patience = seconds(60)
+    /// Between the starts of disposables that wait to be used.
+    private static let standardDelay: UInt64 = 3
+    /// Names that were used last and are not used again yet.
+    private static let rememberedNames = 1000
+
+    private let loop: EventLoop
+    private unowned let lab: Lab
+    private var recentNames: [String] = []
+    /// When each pooled disposable's files were copied, in nanoseconds since 1970.
+    private var madeAt: [ObjectIdentifier: Int] = [:]
+    private var isFillScheduled = false
+    private var watched: [ObjectIdentifier: OwnedDescriptor] = [:]
+
+    init(loop: EventLoop, lab: Lab) {
+        self.loop = loop
+        self.lab = lab
+    }
+
+    typealias Completion = (Result<Qube, QubesdError>) -> Void
+
+    /// Makes a disposable, or takes a ready one.
+    func create(_ request: DisposableRequest, _ completion: @escaping Completion) {
+        guard let template = template(of: request) else {
+            let name = request.template ?? "the default of \(request.caller)"
+            return completion(.failure(.failed("no disposable template: \(name)")))
+        }
+        guard template.settings.isTemplateForDisposables else {
+            return completion(
+                .failure(.failed("\(template.name) is not a template for disposables")))
+        }
+        let finish = { [weak self] (result: Result<Qube, QubesdError>) in
+            if case .success(let qube) = result { self?.hand(qube, to: request) }
+            completion(result)
+        }
+        if let ready = takePooled(template) { return finish(.success(ready)) }
+        make(from: template, finish)
+    }
+
+    private func template(of request: DisposableRequest) -> Qube? {
+        if let name = request.template { return lab[name] }
+        let caller = lab[request.caller] ?? lab.dom0
+        return lab[caller.settings.defaultDisposable] ?? lab[lab.dom0.settings.defaultDisposable]
+    }
+
+    private func hand(_ qube: Qube, to request: DisposableRequest) {
+        qube.settings.tags += ["created-by-\(request.caller)", "disp-created-by-\(request.caller)"]
+        watch(request.requester, for: qube)
+        guard qube.powerState == .halted else { return }
+        loop.schedule(after: Self.patience) { [weak self, weak qube] in
+            guard let self, let qube, qube.powerState == .halted else { return }
+            self.lab.logs.note(qube.name, "was never started and is removed")
+            self.lab.remove(qube)
+        }
+    }
+
+    // MARK: Making
+
+    private func make(from template: Qube, _ completion: @escaping Completion) {
+        var settings = template.settings
+        settings.name = newName()
+        settings.type = QubeRecord.Class.disposable.rawValue
+        settings.tags = []
+        settings.features = [:]
+        settings.isTemplateForDisposables = false
+        settings.defaultDisposable = template.name
+        settings.autostart = false
+        do throws(Errno) {
+            let qube = try lab.add(settings, isRemovedWhenHalted: true)
+            if !PathStatus.exists(template.files.root) { try template.files.prepare(share: nil) }
+            try PathStatus.makeDirectory(qube.files.directory, mode: 0o755)
+            let now = CurrentProcess.wallClock
+            madeAt[ObjectIdentifier(qube)] = now.seconds * 1_000_000_000 + now.nanoseconds
+            try lab.workers.start(
+                TreeCopy(from: template.files, to: qube.files).arguments
+            ) { [weak self] status in
+                guard let self else { return }
+                // A file that could not be copied is missing there; the log of the lab says which.
+                if status != 0 { self.lab.logs.note(qube.name, "some files could not be copied") }
+                completion(.success(qube))
+            }
+        } catch {
+            completion(.failure(.failed("cannot make a disposable: \(error)")))
+        }
+    }
+
+    private func newName() -> String {
+        while true {
+            let name = "disp\(Int.random(in: 0...9999))"
+            if lab[name] != nil || recentNames.contains(name) { continue }
+            recentNames.append(name)
+            if recentNames.count > Self.rememberedNames { recentNames.removeFirst() }
+            return name
+        }
+    }
+
+    // MARK: Who asked
+
+    /// A call's disposable ends with the call. What ends it is the daemon that made it for the
+    /// call; when that daemon dies, the lab does.
+    private func watch(_ requester: Int32?, for qube: Qube) {
+        guard let requester, lab.isDaemon(requester),
+            let process = try? CurrentProcess.pidDescriptor(requester)
+        else { return }
+        let key = ObjectIdentifier(qube)
+        let number = process.number
+        watched[key] = OwnedDescriptor(process)
+        try? loop.watch(number, .readable) { [weak self, weak qube] _ in
+            guard let self else { return }
+            self.loop.unwatch(number)
+            self.watched[key] = nil
+            guard let qube else { return }
+            self.lab.logs.note(qube.name, "who asked for it is gone, and so is it")
+            if qube.powerState == .halted {
+                self.lab.remove(qube)
+            } else {
+                self.lab.stop(qube) { $0.kill() }
+            }
+        }
+    }
+
+    /// A disposable was removed.
+    func forget(_ qube: Qube) {
+        let key = ObjectIdentifier(qube)
+        madeAt[key] = nil
+        if let process = watched.removeValue(forKey: key) {
+            loop.unwatch(process.descriptor.number)
+        }
+        if qube.isPooled { scheduleFill() }
+    }
+
+    // MARK: The pool
+
+    /// The feature of a template, which dom0 overrides for the default one.
+    private func feature(_ name: String, of template: Qube) -> UInt64? {
+        let isDefault = lab.dom0.settings.defaultDisposable == template.name
+        let own = template.settings.features[name]
+        return ((isDefault ? lab.dom0.settings.features[name] : nil) ?? own).flatMap { UInt64($0) }
+    }
+
+    private func pooled(_ template: Qube) -> [Qube] {
+        lab.table.filter { $0.isPooled && $0.settings.defaultDisposable == template.name }
+    }
+
+    /// Starts what is missing in the pools, one after the other.
+    func fill() {
+        isFillScheduled = false
+        guard !lab.isEnding else { return }
+        for template in lab.table where template.settings.isTemplateForDisposables {
+            let wanted = feature("preload-dispvm-max", of: template) ?? 0
+            guard pooled(template).count < min(wanted, 32) else { continue }
+            make(from: template) { [weak self] result in
+                guard let self, case .success(let qube) = result else { return }
+                qube.isPooled = true
+                self.lab.start(qube.name) { [weak self] _ in self?.scheduleFill() }
+            }
+            return
+        }
+    }
+
+    private func scheduleFill() {
+        guard !isFillScheduled else { return }
+        isFillScheduled = true
+        let delays = lab.table.compactMap { feature("preload-dispvm-delay", of: $0) }
+        loop.schedule(after: seconds(delays.max() ?? Self.standardDelay)) { [weak self] in
+            self?.fill()
+        }
+    }
+
+    /// The oldest ready one; those whose template has changed since are thrown away.
+    private func takePooled(_ template: Qube) -> Qube? {
+        for qube in pooled(template) where qube.powerState == .running && !qube.isStopping {
+            let made = madeAt[ObjectIdentifier(qube)] ?? 0
+            if TreeCopy.changedAt(template.files) > made {
+                lab.stop(qube) { $0.kill() }
+                continue
+            }
+            qube.isPooled = false
+            lab.onEvent?(
+                QubeEvent(
+                    subject: qube.name, name: "domain-feature-delete:internal",
+                    details: [("feature", "internal")]))
+            scheduleFill()
+            return qube
+        }
+        return nil
+    }
+}
