@@ -83,6 +83,11 @@ let package = Package(
         .executableTarget(
             name: "vchan-tools", dependencies: ["VchanTools", "QrexecRuntime"],
             swiftSettings: ours, linkerSettings: staticPIE),
+        .target(name: "AllocationCounter", path: "Benchmarks/Ring/Counter"),
+        .executableTarget(
+            name: "ring-bench",
+            dependencies: ["AllocationCounter", "LinuxSystem", "Vchan", system],
+            path: "Benchmarks/Ring/Swift", swiftSettings: ours),
         .target(
             name: "QubesLab",
             dependencies: [

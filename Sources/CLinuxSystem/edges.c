@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CLinuxSystem.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -23,4 +24,13 @@ int cs_timer_set(int timer, long nanoseconds) {
         .it_value = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000},
     };
     return timerfd_settime(timer, 0, &when, NULL);
+}
+
+int cs_online_cores(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
+
+int cs_pin(int core) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core, &set);
+    return sched_setaffinity(0, sizeof set, &set);
 }

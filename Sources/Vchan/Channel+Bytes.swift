@@ -3,7 +3,17 @@ extension Channel {
     ///
     /// - Returns: how many bytes were written, maybe 0 (`armForSpace` waits for room).
     /// - Throws: `closed`.
+    @inlinable
     public mutating func write(_ bytes: Span<UInt8>) throws(VchanError) -> Int {
+        guard bytes.count <= writing.window else { return try writeWithALook(bytes) }
+        // SAFETY: the span outlives the copy.
+        unsafe bytes.withUnsafeBytes { unsafe writing.copyInOnePiece($0) }
+        writing.stageThroughWindow(bytes.count)
+        return bytes.count
+    }
+
+    @usableFromInline
+    mutating func writeWithALook(_ bytes: Span<UInt8>) throws(VchanError) -> Int {
         try requireWritable()
         try lookForSpace(atLeast: min(bytes.count, Int(writing.size)))
         try requireWritable()
@@ -12,6 +22,70 @@ extension Channel {
         unsafe bytes.extracting(first: count).withUnsafeBytes { unsafe writing.copyIn($0) }
         writing.stage(count)
         publishProducedInBatches()
+        if state == .open { writing.openWindow() }
+        return count
+    }
+
+    /// Reads as many bytes as the buffer holds behind `start` and as are there.
+    ///
+    /// - Returns: how many; 0 when none are ready.
+    @inlinable
+    public mutating func read(
+        into buffer: inout [UInt8], from start: Int = 0
+    ) throws(VchanError) -> Int {
+        let count = buffer.count - start
+        guard count <= reading.window, start == 0 else {
+            return try readWithALook(into: &buffer, from: start)
+        }
+        // SAFETY: `count` is all of the array's own storage.
+        unsafe buffer.withUnsafeMutableBytes { unsafe reading.copyOutInOnePiece(to: $0) }
+        reading.takeThroughWindow(count)
+        return count
+    }
+
+    /// Fills the whole span, or reads nothing: messages of a known size.
+    ///
+    /// - Returns: whether so many bytes were there.
+    @inlinable
+    public mutating func read(whole span: inout MutableSpan<UInt8>) throws(VchanError) -> Bool {
+        let count = span.count
+        guard count <= reading.window else { return try readWholeWithALook(&span) }
+        // SAFETY: `count` is all of the span, which outlives the copy.
+        unsafe span.withUnsafeMutableBytes { unsafe reading.copyOutInOnePiece(to: $0) }
+        reading.takeThroughWindow(count)
+        return true
+    }
+
+    @usableFromInline
+    mutating func readWholeWithALook(
+        _ span: inout MutableSpan<UInt8>
+    ) throws(VchanError) -> Bool {
+        try lookForData(atLeast: span.count)
+        if reading.ready < span.count { return false }
+        // SAFETY: the span outlives the copy.
+        unsafe span.withUnsafeMutableBytes { unsafe reading.copyOut(to: $0) }
+        reading.take(span.count)
+        publishConsumedInBatches()
+        reading.openWindow()
+        return true
+    }
+
+    @usableFromInline
+    mutating func readWithALook(
+        into buffer: inout [UInt8], from start: Int
+    ) throws(VchanError) -> Int {
+        precondition(0...buffer.count ~= start, "a position in the buffer")
+        let wanted = buffer.count - start
+        try lookForData(atLeast: min(wanted, Int(reading.size)))
+        let count = min(wanted, reading.ready)
+        // SAFETY: `count` bytes behind `start` are in the array's own storage.
+        unsafe buffer.withUnsafeMutableBytes {
+            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: $0[start..<start + count])
+            unsafe reading.copyOut(to: target)
+        }
+        reading.take(count)
+        publishConsumedInBatches()
+        reading.openWindow()
         return count
     }
 

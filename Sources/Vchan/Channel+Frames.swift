@@ -110,7 +110,7 @@ extension Channel {
         return .moved(got)
     }
 
-    private func putHeader(_ header: FrameHeader) {
+    private mutating func putHeader(_ header: FrameHeader) {
         var words = (header.type.littleEndian, header.length.littleEndian)
         // SAFETY: two words without padding.
         unsafe withUnsafeBytes(of: &words) { unsafe writing.copyIn($0) }

@@ -72,7 +72,6 @@ extension Channel {
 
     /// Whether what is written now may still arrive: a byte stream whose peer has ended its own
     /// direction may go on reading.
-    @usableFromInline
     var isWritable: Bool {
         state != .closed || (stream.number >= 0 && !stream.isBroken)
     }
@@ -156,7 +155,15 @@ extension Channel {
 
     /// A writer's channel must have somebody at the other end, or get somebody.
     @inlinable
-    func requireWritable() throws(VchanError) {
-        if state == .closed && !isWritable { throw .closed(peerDied: peerDied) }
+    mutating func requireWritable() throws(VchanError) {
+        if state == .closed { try requireOpenStream() }
+    }
+
+    // Mutating, as all that is called from the hot path: the compiler copies a whole channel to call
+    // anything else on it.
+    @usableFromInline
+    @inline(never)
+    mutating func requireOpenStream() throws(VchanError) {
+        if !isWritable { throw .closed(peerDied: peerDied) }
     }
 }

@@ -16,7 +16,12 @@ extension Channel {
     public mutating func waitForData(
         atLeast: Int = 1, deadline: UInt64? = nil
     ) throws(VchanError) -> Int {
-        while try !armForData(atLeast: atLeast) { try sleep(until: deadline) }
+        if reading.ready >= atLeast { return reading.ready }
+        while true {
+            if try spinForData(atLeast: atLeast) { break }
+            if try armForData(atLeast: atLeast) { break }
+            try sleep(until: deadline)
+        }
         return reading.ready
     }
 
@@ -26,11 +31,51 @@ extension Channel {
     public mutating func waitForSpace(
         atLeast: Int = 1, deadline: UInt64? = nil
     ) throws(VchanError) -> Int {
-        while try !armForSpace(atLeast: atLeast) { try sleep(until: deadline) }
+        if writing.space >= atLeast, state == .open { return writing.space }
+        while true {
+            if try spinForSpace(atLeast: atLeast) { break }
+            if try armForSpace(atLeast: atLeast) { break }
+            try sleep(until: deadline)
+        }
         return state == .closed ? 0 : writing.space
     }
 
+    /// Looks for a while before the peer is asked to wake us, where that pays (see `Spinner`).
+    private mutating func spinForData(atLeast: Int) throws(VchanError) -> Bool {
+        guard page != nil, state == .open, atLeast <= Int(reading.size) else { return false }
+        try flush()
+        // What is there at once says nothing about spinning.
+        try lookForData(atLeast: atLeast)
+        if reading.ready >= atLeast || state == .closed { return true }
+        guard spinner.begin() else { return false }
+        // Taken out, so that the looks can change the rest of the channel.
+        var spinner = self.spinner
+        defer { self.spinner = spinner }
+        return try spinner.spin { () throws(VchanError) in
+            try lookForData(atLeast: atLeast)
+            return reading.ready >= atLeast || state == .closed
+        }
+    }
+
+    private mutating func spinForSpace(atLeast: Int) throws(VchanError) -> Bool {
+        guard page != nil, state == .open, atLeast <= Int(writing.size) else { return false }
+        try flush()
+        try lookForSpace(atLeast: atLeast)
+        if writing.space >= atLeast || state == .closed { return true }
+        guard spinner.begin() else { return false }
+        var spinner = self.spinner
+        defer { self.spinner = spinner }
+        return try spinner.spin { () throws(VchanError) in
+            try lookForSpace(atLeast: atLeast)
+            return writing.space >= atLeast || state == .closed
+        }
+    }
+
     private mutating func sleep(until deadline: UInt64?) throws(VchanError) {
+        if deadline == nil, page != nil, state == .open {
+            link.takeWaiting()
+            return try noticeClose()
+        }
         var milliseconds: Int32 = -1
         if let deadline {
             let now = CurrentProcess.now

@@ -33,6 +33,7 @@ public struct Channel: ~Copyable {
     var page: ControlPage?
     var link = EventLink()
     var stream = StreamLink()
+    var spinner = Spinner()
     @usableFromInline var reading = ConsumerRing.none
     @usableFromInline var writing = ProducerRing.none
 
@@ -176,12 +177,14 @@ public struct Channel: ~Copyable {
         // How far the peer has read is of interest too, see bytesUnread.
         if let page { _ = writing.advancePeer(to: page.loadPeerConsumed()) }
         state = .closed
+        writing.closeWindow()
         peerDied = !inOrder
     }
 
     /// Ends a channel whose peer has broken the protocol; nothing of it is used any more.
     mutating func poison(_ error: VchanError) -> VchanError {
         reading.abandon()
+        writing.closeWindow()
         state = .closed
         page?.storeOwnLive(0)
         link.notify()

@@ -12,29 +12,24 @@ enum Role {
 @safe
 struct ControlPage {
     private let base: UnsafeMutableRawPointer
-    /// Offsets of the indices, by who reads and writes the ring at this end.
-    private let ownConsumer: Int
-    private let peerProducer: Int
-    private let ownProducer: Int
-    private let peerConsumer: Int
-    private let ownLive: Int
-    private let peerLive: Int
-    /// Which notify byte this side tests, and which one it sets to ask the peer.
-    private let ownNotify: Int
-    private let peerNotify: Int
+    private let isServer: Bool
 
     /// - Parameter base: a mapped page that outlives this value.
     init(base: UnsafeMutableRawPointer, role: Role) {
         unsafe self.base = base
-        switch role {
-        case .server:
-            (ownConsumer, peerProducer, peerConsumer, ownProducer) = (0, 4, 8, 12)
-            (peerLive, ownLive, peerNotify, ownNotify) = (20, 21, 22, 23)
-        case .client:
-            (peerConsumer, ownProducer, ownConsumer, peerProducer) = (0, 4, 8, 12)
-            (ownLive, peerLive, ownNotify, peerNotify) = (20, 21, 22, 23)
-        }
+        isServer = role == .server
     }
+
+    // Offsets (protocol 1.1), by who reads and writes a ring at this end.
+    private var ownConsumer: Int { isServer ? 0 : 8 }
+    private var peerProducer: Int { isServer ? 4 : 12 }
+    private var peerConsumer: Int { isServer ? 8 : 0 }
+    private var ownProducer: Int { isServer ? 12 : 4 }
+    private var peerLive: Int { isServer ? 20 : 21 }
+    private var ownLive: Int { isServer ? 21 : 20 }
+    /// The notify byte that this side sets to ask the peer, and the one that it tests.
+    private var peerNotify: Int { isServer ? 22 : 23 }
+    private var ownNotify: Int { isServer ? 23 : 22 }
 
     // SAFETY (all accesses below): the offsets are constants inside the mapped page, aligned to
     // their size; Atomic has the layout of its integer; the peer accesses the words atomically too.

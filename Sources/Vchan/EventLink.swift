@@ -11,6 +11,10 @@ struct EventLink: ~Copyable {
     let number: Int32
     /// The peer's end of the socket is gone.
     private(set) var hungUp = false
+    /// Notifications sent so far, for measurements.
+    private(set) var sent: UInt64 = 0
+    /// Whether the socket was switched to let `takeWaiting` wait.
+    private var isBlocking = false
 
     /// No peer yet.
     init() {
@@ -26,6 +30,7 @@ struct EventLink: ~Copyable {
     /// Wakes the peer. A full socket means that it has wake-ups enough already.
     mutating func notify() {
         if number < 0 { return }
+        sent += 1
         var byte: UInt8 = 1
         let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
         // SAFETY: one byte that outlives the call.
@@ -53,5 +58,18 @@ struct EventLink: ~Copyable {
             hungUp = true
             return
         }
+    }
+
+    /// Waits for a notification and takes it, in one system call: for programs that have nothing
+    /// else to wait for. Everything else here says MSG_DONTWAIT, whatever the socket's mode.
+    mutating func takeWaiting() {
+        if !isBlocking {
+            _ = cs_set_nonblocking(number, 0)
+            isBlocking = true
+        }
+        var byte: UInt8 = 0
+        // SAFETY: one byte that outlives the call.
+        let got = unsafe recv(number, &byte, 1, 0)
+        if got == 0 || (got < 0 && errno != EINTR) { hungUp = true }
     }
 }

@@ -71,6 +71,12 @@ extension Channel {
         }
     }
 
+    /// Notifications sent so far, for measurements.
+    package var notificationsSent: UInt64 { link.sent }
+
+    /// Never looks before it sleeps, for measurements of the sleep itself.
+    package mutating func neverSpin() { spinner.isOff = true }
+
     /// Sends wake-ups without any reason, as many as the link takes.
     package mutating func storm(_ count: Int) { for _ in 0..<count { link.notify() } }
 }

@@ -1,5 +1,3 @@
-import Glibc
-
 /// The producing end of one ring: private indices over shared bytes (protocol 1.3).
 ///
 /// `peer` is the last checked value of the consumer's index; the shared word is looked at only when
@@ -14,6 +12,9 @@ struct ProducerRing {
     /// What the peer was shown.
     @usableFromInline var published: UInt32
     @usableFromInline var peer: UInt32
+    /// Bytes that can be written without a thought: free, in one piece, and not yet worth showing.
+    /// 0 says no more than that somebody has to think.
+    @usableFromInline var window = 0
 
     static var none: ProducerRing { unsafe ProducerRing(base: nil, size: 0, index: 0) }
 
@@ -47,16 +48,42 @@ struct ProducerRing {
         let start = (position + offset) & (Int(size) - 1)
         let first = min(source.count, Int(size) - start)
         // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
-        unsafe memcpy(base + start, from, first)
-        if first < source.count { unsafe memcpy(base, from + first, source.count - first) }
+        unsafe (base + start).copyMemory(from: from, byteCount: first)
+        if first < source.count {
+            unsafe base.copyMemory(from: from + first, byteCount: source.count - first)
+        }
+    }
+
+    /// Copies bytes that fit before the ring's end; `contiguousSpace` has said so.
+    @inlinable
+    func copyInOnePiece(_ source: UnsafeRawBufferPointer) {
+        guard let base = unsafe base, let from = source.baseAddress else { return }
+        // SAFETY: position + count <= size, inside the mapping.
+        unsafe copyShort(to: base + position, from: from, source.count)
     }
 
     /// Counts bytes that were copied in.
     @inlinable
     mutating func stage(_ count: Int) {
         assert(count <= space)
-        staged &+= UInt32(count)
+        staged &+= UInt32(truncatingIfNeeded: count)
+        window = 0
     }
+
+    /// Counts bytes that were copied in through the window.
+    @inlinable
+    mutating func stageThroughWindow(_ count: Int) {
+        assert(count <= window && count <= contiguousSpace)
+        staged &+= UInt32(truncatingIfNeeded: count)
+        window &-= count
+    }
+
+    /// Works out the window again, after what is staged was shown if it was worth it.
+    mutating func openWindow() {
+        window = max(0, min(contiguousSpace, Int(size) / 4 - unpublished))
+    }
+
+    mutating func closeWindow() { window = 0 }
 
     mutating func markPublished() { published = staged }
 
@@ -81,6 +108,8 @@ struct ConsumerRing {
     /// What the peer was shown.
     @usableFromInline var published: UInt32
     @usableFromInline var peer: UInt32
+    /// Bytes that can be read without a thought, see `ProducerRing.window`.
+    @usableFromInline var window = 0
 
     static var none: ConsumerRing { unsafe ConsumerRing(base: nil, size: 0, index: 0) }
 
@@ -114,14 +143,38 @@ struct ConsumerRing {
         let start = position
         let first = min(target.count, Int(size) - start)
         // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
-        unsafe memcpy(to, base + start, first)
-        if first < target.count { unsafe memcpy(to + first, base, target.count - first) }
+        unsafe to.copyMemory(from: base + start, byteCount: first)
+        if first < target.count {
+            unsafe (to + first).copyMemory(from: base, byteCount: target.count - first)
+        }
+    }
+
+    /// Copies bytes that end before the ring does; `contiguousReady` has said so.
+    @inlinable
+    func copyOutInOnePiece(to target: UnsafeMutableRawBufferPointer) {
+        guard let base = unsafe base, let to = target.baseAddress else { return }
+        // SAFETY: position + count <= size, inside the mapping.
+        unsafe copyShort(to: to, from: base + position, target.count)
     }
 
     @inlinable
     mutating func take(_ count: Int) {
         assert(count <= ready)
-        taken &+= UInt32(count)
+        taken &+= UInt32(truncatingIfNeeded: count)
+        window = 0
+    }
+
+    /// Counts bytes that were copied out through the window.
+    @inlinable
+    mutating func takeThroughWindow(_ count: Int) {
+        assert(count <= window && count <= contiguousReady)
+        taken &+= UInt32(truncatingIfNeeded: count)
+        window &-= count
+    }
+
+    /// Works out the window again, after room was given back if it was worth it.
+    mutating func openWindow() {
+        window = max(0, min(contiguousReady, Int(size) / 2 - unpublished))
     }
 
     mutating func markPublished() { published = taken }
@@ -136,5 +189,30 @@ struct ConsumerRing {
     var fillPosition: Int { Int(peer & (size &- 1)) }
 
     /// Forgets what is ready: nothing of a poisoned ring is used.
-    mutating func abandon() { peer = taken }
+    mutating func abandon() {
+        peer = taken
+        window = 0
+    }
+}
+
+/// Copies between a ring and private memory, which never overlap. Messages of a line or two are the
+/// common case, and for them the call of the library's copy costs as much as the copy.
+@inlinable
+@inline(__always)
+func copyShort(to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) {
+    typealias Block = SIMD16<UInt8>
+    let block = MemoryLayout<Block>.size
+    guard block...8 * block ~= count else {
+        unsafe to.copyMemory(from: from, byteCount: count)
+        return
+    }
+    // SAFETY: every block ends at or before `count`; the last one may overlap the one before it.
+    var offset = 0
+    while offset < count - block {
+        let bytes = unsafe from.loadUnaligned(fromByteOffset: offset, as: Block.self)
+        unsafe to.storeBytes(of: bytes, toByteOffset: offset, as: Block.self)
+        offset += block
+    }
+    let last = unsafe from.loadUnaligned(fromByteOffset: count - block, as: Block.self)
+    unsafe to.storeBytes(of: last, toByteOffset: count - block, as: Block.self)
 }

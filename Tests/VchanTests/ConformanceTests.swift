@@ -4,7 +4,7 @@ import Vchan
 import VchanTools
 
 @Suite(.serialized) struct Conformance {
-    static let cases = ConformanceCase.all(.init(bytes: 300_000, closes: 500))
+    static let cases = ConformanceCase.all(.init(bytes: 100_000, closes: 200))
 
     @Test func thereAreCasesOfEachKind() {
         #expect(Self.cases.count > 150)

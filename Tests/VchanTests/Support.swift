@@ -1,3 +1,4 @@
+import Foundation
 import LinuxSystem
 import Testing
 
@@ -56,7 +57,14 @@ func pattern(from start: Int = 0, count: Int) -> [UInt8] {
     (start..<start + count).map { UInt8(truncatingIfNeeded: $0 &* 167 &+ $0 >> 8) }
 }
 
-/// Runs a body on a thread of its own, so that both ends may block.
+/// Runs a body on a thread of its own, so that both ends may block: the pool of the test runner has
+/// no more threads than the machine has cores.
 func onThread(_ body: @escaping @Sendable () throws -> Void) -> Task<Void, any Error> {
-    Task.detached { try body() }
+    Task {
+        try await withCheckedThrowingContinuation { continuation in
+            Thread.detachNewThread {
+                continuation.resume(with: Result { try body() })
+            }
+        }
+    }
 }

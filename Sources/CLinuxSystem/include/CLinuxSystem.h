@@ -124,4 +124,18 @@ int cs_timer_set(int timer, long nanoseconds);
 /// Removes a directory with everything in it; other file systems and links are not followed.
 int cs_remove_tree(const char *path);
 
+/// Cores of the machine that are in use.
+int cs_online_cores(void);
+/// Tells the core that this is a loop that waits for another one's store.
+static inline void cs_spin_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/// Keeps this thread on one core.
+int cs_pin(int core);
+
 #endif
