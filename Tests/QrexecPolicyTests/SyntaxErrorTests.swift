@@ -99,7 +99,7 @@ struct SyntaxErrorTests {
         files["include/14"] = "* * a b deny\n"
         let result = load(files)
         #expect(!result.isUsable)
-        #expect(result.policy.files.count <= PolicyLimits.files)
+        #expect(result.policy.files.count <= 16)
     }
 
     @Test("Bytes that are no UTF-8, huge lines and very many errors are bounded and told")

@@ -101,13 +101,8 @@ public enum PolicyDaemon {
                 authority, loop, path: options.socket, log: log)
             var others: [RequestServer] = []
             for (path, isGUI) in [(options.evalSocket, false), (options.guiSocket, true)] {
-                do throws(Errno) {
-                    others.append(
-                        try PolicyServer.forEvaluation(
-                            authority, loop, path: path, isGUI: isGUI, log: log))
-                } catch {
-                    // Calls between qubes do not need them.
-                    log.warning("cannot serve on \(path): \(error)")
+                if let other = evaluation(authority, loop, path, isGUI: isGUI, log) {
+                    others.append(other)
                 }
             }
             try loop.onSignals([SIGTERM, SIGINT, SIGHUP]) { signal in
@@ -124,6 +119,30 @@ public enum PolicyDaemon {
                     + (error == .noSuchFileOrDirectory ? " (its directory must exist)" : "")
                     + (error == .addressInUse ? " (another policy daemon listens there)" : ""))
             return 1
+        }
+    }
+
+    /// Serves those who only want to know; nil, told in the log, when that is not possible: calls
+    /// between qubes do not need them. Who may not write where services are listens in /run/qubes,
+    /// where the installed links lead.
+    private static func evaluation(
+        _ authority: PolicyAuthority, _ loop: EventLoop, _ path: String, isGUI: Bool, _ log: Log
+    ) -> RequestServer? {
+        do throws(Errno) {
+            do throws(Errno) {
+                return try PolicyServer.forEvaluation(
+                    authority, loop, path: path, isGUI: isGUI, log: log)
+            } catch
+                where path.hasPrefix("/etc/qubes-rpc/")
+                && (error == .permissionDenied || error == .readOnlyFileSystem)
+            {
+                let place = "/run/qubes/" + path.dropFirst("/etc/qubes-rpc/".count)
+                return try PolicyServer.forEvaluation(
+                    authority, loop, path: place, isGUI: isGUI, log: log)
+            }
+        } catch {
+            log.warning("cannot serve on \(path): \(error)")
+            return nil
         }
     }
 }

@@ -21,6 +21,9 @@ struct PolicyParser {
     private var filesRead = 0
     private var isFull = false
     private var hasTooManyFiles = false
+    /// Files that were read: one that is included for each of many services is read once.
+    private var known: [PolicyFile: (number: Int32, bytes: [UInt8])] = [:]
+    private var knownSize = 0
     /// The fields of the line at hand: offsets in the line. Kept to save allocations.
     var fields: [Range<Int>] = []
 
@@ -101,6 +104,17 @@ struct PolicyParser {
                 expected: "at most \(PolicyLimits.files) files in all")
             return
         }
+        guard let (number, bytes) = read(file, place) else { return }
+        stack.append(file.path)
+        parseLines(bytes, LineContext(file: file, number: number, context: context))
+        stack.removeLast()
+    }
+
+    /// The number and the bytes of a file; nil, reported, when it cannot be read.
+    private mutating func read(
+        _ file: PolicyFile, _ place: (PolicyFile, Int, Int)
+    ) -> (Int32, [UInt8])? {
+        if let entry = known[file] { return (entry.number, entry.bytes) }
         let bytes: [UInt8]
         do throws(Errno) {
             bytes = try files.read(file.path, limit: PolicyLimits.fileSize)
@@ -110,15 +124,15 @@ struct PolicyParser {
                 expected: error == .fileTooLarge
                     ? "a file of at most \(PolicyLimits.fileSize) bytes"
                     : "a file that can be read")
-            return
+            return nil
         }
         let number = Int32(policy.files.count)
         policy.files.append(file)
         let directory = parentPath(file.path)
         if !policy.directories.contains(directory) { policy.directories.append(directory) }
-        stack.append(file.path)
-        parseLines(bytes, LineContext(file: file, number: number, context: context))
-        stack.removeLast()
+        knownSize += bytes.count
+        if knownSize <= PolicyLimits.fileSize { known[file] = (number, bytes) }
+        return (number, bytes)
     }
 
     /// A file with the context its lines are read in.
