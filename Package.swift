@@ -107,12 +107,19 @@ let package = Package(
         .executableTarget(
             name: "qubes-policy-tools", dependencies: ["PolicyTools"], swiftSettings: ours),
         .target(name: "CAllocationCount"),
+        .target(
+            name: "BenchmarkReport", dependencies: ["QrexecPolicy", "QrexecRuntime"],
+            path: "Benchmarks/Report", swiftSettings: ours),
         .executableTarget(
             name: "policy-bench",
             dependencies: [
-                "CAllocationCount", "LinuxSystem", "QrexecPolicy", "QrexecRuntime", system,
+                "BenchmarkReport", "CAllocationCount", "LinuxSystem", "QrexecPolicy",
+                "QrexecRuntime", system,
             ],
             swiftSettings: ours),
+        .executableTarget(
+            name: "services-bench", dependencies: ["BenchmarkReport"],
+            path: "Benchmarks/Services", swiftSettings: ours),
 
         // make bench-calls: the driver, and the load that it runs inside the qubes.
         .executableTarget(

@@ -1,3 +1,4 @@
+import BenchmarkReport
 import CAllocationCount
 import Foundation
 import LinuxSystem

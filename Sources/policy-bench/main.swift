@@ -1,4 +1,5 @@
 // Benchmarks of the policy engine and its service: `make bench-policy [JSON=FILE] [STRICT=1]`.
+import BenchmarkReport
 import Foundation
 import LinuxSystem
 

@@ -3,8 +3,8 @@ import QrexecPolicy
 import QrexecRuntime
 
 /// Figures as a table for people and, with JSON=FILE, as a list for programs.
-struct Report {
-    struct Figure {
+public struct Report {
+    private struct Figure {
         let name: String
         let value: Double
         let unit: String
@@ -12,22 +12,33 @@ struct Report {
         var ratio: Double?
         var against: String?
         var goal: Double?
+        var sign = "≤"
         var holds: Bool?
     }
 
-    private(set) var figures: [Figure] = []
+    private var figures: [Figure] = []
 
-    mutating func add(
-        _ name: String, _ value: Double, _ unit: String, atMost goal: Double? = nil,
-        ratio: Double? = nil, against: String? = nil
+    public init() {}
+
+    /// Adds a figure and prints it.
+    ///
+    /// - Parameters:
+    ///   - atMost: the value, or the ratio when there is one, that is not to be exceeded.
+    ///   - atLeast: the one that is to be reached.
+    ///   - ratio: how often the figure `against` is in this one.
+    public mutating func add(
+        _ name: String, _ value: Double, _ unit: String, atMost: Double? = nil,
+        atLeast: Double? = nil, ratio: Double? = nil, against: String? = nil
     ) {
         let measured = ratio ?? value
-        let holds = goal.map { measured <= $0 }
-        figures.append(
-            Figure(
-                name: name, value: value, unit: unit, ratio: ratio, against: against, goal: goal,
-                holds: holds))
-        Terminal.print(Self.line(figures.last!))
+        var holds: Bool?
+        if let atMost { holds = measured <= atMost }
+        if let atLeast { holds = measured >= atLeast }
+        let figure = Figure(
+            name: name, value: value, unit: unit, ratio: ratio, against: against,
+            goal: atMost ?? atLeast, sign: atMost == nil ? "≥" : "≤", holds: holds)
+        figures.append(figure)
+        Terminal.print(Self.line(figure))
     }
 
     private static func line(_ figure: Figure) -> String {
@@ -37,14 +48,17 @@ struct Report {
             text += String(format: "  = %.3f × %@", ratio, against)
         }
         if let goal = figure.goal, let holds = figure.holds {
-            text += String(format: "  (goal ≤ %g: %@)", goal, holds ? "reached" : "MISSED")
+            text += String(
+                format: "  (goal %@ %g: %@)", figure.sign, goal, holds ? "reached" : "MISSED")
         }
         return text
     }
 
-    var isGood: Bool { figures.allSatisfy { $0.holds ?? true } }
+    /// Whether every goal was reached.
+    public var isGood: Bool { figures.allSatisfy { $0.holds ?? true } }
 
-    func write(to path: String) throws {
+    /// Writes all figures as JSON, the machine first.
+    public func write(to path: String) throws {
         func number(_ value: Double?) -> JSONValue {
             value.map { .number(String(format: "%.6g", $0)) } ?? .null
         }
@@ -80,7 +94,8 @@ struct Report {
     }
 }
 
-func median(_ values: [Double]) -> Double {
+/// The value in the middle.
+public func median(_ values: [Double]) -> Double {
     let sorted = values.sorted()
     return sorted.isEmpty ? 0 : sorted[sorted.count / 2]
 }
