@@ -190,7 +190,7 @@ final class Lab: Sendable {
         return Set((names?.compactMap { $0 as? String } ?? []).filter { $0.hasSuffix(".sock") })
     }
 
-    // MARK: Two ends of one process
+    // MARK: The end
 
     /// Ends the lab, when asked or when this process is gone.
     private final class Keeper: @unchecked Sendable {
@@ -201,7 +201,8 @@ final class Lab: Sendable {
         init(prefix: String, state: String) throws {
             process.executableURL = URL(fileURLWithPath: "/bin/sh")
             process.arguments = [
-                "-c", #"cat >/dev/null; "$0" down --quiet --state "$1"; rm -rf "$2""#,
+                "-c",
+                #"trap '' INT TERM HUP; cat >/dev/null; "$0" down -q --state "$1"; rm -rf "$2""#,
                 try Lab.program("qubes-lab"), state, prefix,
             ]
             process.standardInput = pipe
