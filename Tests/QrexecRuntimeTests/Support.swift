@@ -14,7 +14,7 @@ func run(_ loop: EventLoop, until done: @escaping () -> Bool) throws {
     func look() {
         if done() { loop.stop() } else { loop.schedule(after: milliseconds(1)) { look() } }
     }
-    look()
+    loop.schedule(after: 0) { look() }
     try loop.run()
     loop.cancel(timer)
 }
