@@ -23,6 +23,8 @@ final class Lab: Sendable {
         """
 
     init(configuration: String = "") throws {
+        // Before anything is made: this fails where nothing was built.
+        _ = try Self.program("qubes-lab")
         let prefix = "/tmp/qrexec-e2e-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         state = "\(prefix)/state"
         try FileManager.default.createDirectory(
