@@ -375,6 +375,7 @@ typealias Message = PumpScene.Message
     func aHostileStreamEndsTheChannelOrIsData(role: DataPump.Role, seed: UInt64) throws {
         let scene = try PumpScene(role)
         try scene.attachMainSink()
+        if role == .caller { try scene.attachErrorSink() }
         var state = seed
         func next(_ limit: UInt64) -> UInt64 {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
