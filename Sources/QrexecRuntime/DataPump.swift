@@ -225,7 +225,11 @@ public final class DataPump {
                 peerGone()
                 return
             }
-            if blockedOnSink { return }
+            if blockedOnSink {
+                // The hang-up would wake us for as long as the local reader takes its time.
+                watched.stopWatching()
+                return
+            }
             if try watched.channel.bytesReady() > 0, try canParse() {
                 again()
             } else {

@@ -61,6 +61,9 @@ public final class WatchedChannel {
         try watch()
     }
 
+    /// Waits for nothing more: a closed channel has nothing to tell, only to give.
+    public func stopWatching() { unwatch() }
+
     /// Closes in order: what is written can still be read by the peer.
     public func close() {
         unwatch()
