@@ -56,7 +56,7 @@ final class PumpScene {
             pump = DataPump(loop: loop, channel: client, role: role, log: log)
             held = consume server
         }
-        pump.onEnd = { [unowned self] in self.end = "\($0)" }
+        pump.onEnd = { [unowned self] in self.end = Self.name($0) }
         pump.onSourceEnd = { [unowned self] in self.sourceEnds.append($0) }
         pump.onMainSinkClosed = { [unowned self] in self.mainSinkClosed = true }
         var opened = false
@@ -67,6 +67,12 @@ final class PumpScene {
             return opened && self.channel.state == .open
         }
         if let version { try send(.hello, little(version)) }
+    }
+
+    /// The case of an end, and of the protocol error in it, whose own text is for people.
+    private static func name(_ end: DataPump.End) -> String {
+        guard case .protocolError(let error) = end else { return "\(end)" }
+        return "protocolError(\(Mirror(reflecting: error).children.first?.label ?? "\(error)"))"
     }
 
     func little(_ value: UInt32) -> [UInt8] {
