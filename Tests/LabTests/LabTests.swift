@@ -165,6 +165,34 @@ struct LabTests {
         #expect(try lab.command(["start", "nothing"]).status == 1)
     }
 
+    @Test("What a qube puts in the place of its own directories leads nowhere")
+    func plantedLinks() throws {
+        let lab = try LabUnderTest(Starter.all[0], oneQube)
+        #expect(try lab.up().status == 0)
+        let target = "\(lab.directory.path)/target"
+        try PathStatus.makeDirectory(target, mode: 0o755)
+        let user = lab.starter == .root ? "root" : "user"
+        let script =
+            "for d in pam.d profile.d qubes-rpc; do rm -rf /etc/$d; ln -s \(target) /etc/$d; done"
+        #expect(try lab.shell("work", user: user, script).status == 0)
+        #expect(try lab.command(["restart", "work"]).status == 0)
+        #expect(try PathStatus.names(in: target) == [])
+        #expect(try lab.shell("work", "cat /etc/pam.d/qrexec").status == 0)
+    }
+
+    @Test("dom0 restarts under running qubes")
+    func restartDom0() throws {
+        let lab = try LabUnderTest(Starter.all[0], oneQube)
+        #expect(try lab.up().status == 0)
+        let old = try #require(try lab.entry("work").daemonPID)
+        #expect(try lab.command(["restart", "dom0"]).status == 0)
+        let socket = "\(lab.state)/qubes/dom0/root/run/qubes/qrexec.1"
+        #expect(try eventually { PathStatus.exists(socket) })
+        let new = try #require(try lab.entry("work").daemonPID)
+        #expect(new != old)
+        #expect(try lab.entry("work").domid == 1)
+    }
+
     @Test("A dead agent is started again, and run works meanwhile", arguments: Starter.all)
     func agentDies(_ starter: Starter) throws {
         let lab = try LabUnderTest(starter, oneQube)

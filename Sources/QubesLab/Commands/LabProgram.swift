@@ -16,6 +16,7 @@ public enum LabProgram {
         case "launch": CurrentProcess.exit(Launcher.run(rest))
         case "manager": CurrentProcess.exit(ManagerProcess.run(rest))
         case "copy-qube": CurrentProcess.exit(TreeCopy.run(rest))
+        case "empty-store": CurrentProcess.exit(SandboxPlan.emptyStore(rest))
         case "remove-tree": CurrentProcess.exit(removeTrees(rest))
         default: LabCommand.main()
         }

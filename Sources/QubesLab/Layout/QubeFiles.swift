@@ -39,7 +39,8 @@ struct QubeFiles {
     /// Root inside, or the only user there is.
     private var administrator: UInt32 { ownership.isMapped ? 0 : Ownership.userID }
 
-    /// Makes what is missing and writes the generated files anew; /run and /tmp are emptied.
+    /// Makes what is missing and writes the generated files anew; /run and /tmp are emptied. Nothing
+    /// of the qube runs meanwhile.
     ///
     /// - Parameter share: a tree of files that come with the programs, laid over the rest.
     func prepare(share: String?) throws(Errno) {
@@ -59,11 +60,19 @@ struct QubeFiles {
     private func makeDirectory(
         _ path: String, mode: UInt32 = 0o755, uid: UInt32? = nil, gid: UInt32? = nil
     ) throws(Errno) {
-        if PathStatus.exists("\(root)/\(path)") { return }
+        if try Self.isDirectory("\(root)/\(path)") { return }
         try PathStatus.makeDirectory("\(root)/\(path)", mode: mode)
         try give("\(root)/\(path)", uid: uid, gid: gid)
         // Changing the owner drops the set-group-id bit.
         try PathStatus.changeMode("\(root)/\(path)", mode)
+    }
+
+    /// Whether a directory is there. What else the qube may have put in its place (a link that leads
+    /// out of it, say) is removed: the manager writes below as a user of the host.
+    private static func isDirectory(_ path: String) throws(Errno) -> Bool {
+        guard let status = try? PathStatus(of: path) else { return false }
+        if status.kind != .directory { try FileStatus.remove(path) }
+        return status.kind == .directory
     }
 
     private func makeDirectories() throws(Errno) {
@@ -88,7 +97,7 @@ struct QubeFiles {
         }
         try PathStatus.makeDirectory(home, mode: 0o755)
         try give(home)
-        if !PathStatus.exists("\(home)/user") {
+        if try !Self.isDirectory("\(home)/user") {
             try PathStatus.makeDirectory("\(home)/user", mode: 0o700)
             try give("\(home)/user", uid: user, gid: user)
         }
@@ -112,7 +121,7 @@ struct QubeFiles {
             host: settings.name, uuid: uuid, hasAccounts: ownership.isMapped)
         {
             let path = "\(root)/\(file.path)"
-            try FileStatus.remove(path)
+            try PathStatus.removeTree(path)
             try Self.write(file.text, to: path, mode: file.mode)
             try give(path)
         }
@@ -124,18 +133,18 @@ struct QubeFiles {
             let from = "\(source)/\(name)"
             let to = "\(target)/\(name)"
             if let text = FileStatus.linkText(from) {
-                try FileStatus.remove(to)
+                try PathStatus.removeTree(to)
                 try PathStatus.makeLink(to, to: text)
                 try give(to)
             } else if try FileStatus.kind(of: from) == .directory {
-                if !PathStatus.exists(to) {
+                if try !Self.isDirectory(to) {
                     try PathStatus.makeDirectory(to, mode: 0o755)
                     try give(to)
                 }
                 try overlay(from, onto: to)
             } else {
                 let mode: UInt32 = FileStatus.isExecutable(from) ? 0o755 : 0o644
-                try FileStatus.remove(to)
+                try PathStatus.removeTree(to)
                 try Self.copy(from, to: to, mode: mode)
                 try give(to)
             }

@@ -168,13 +168,19 @@ struct SandboxPlan: Equatable {
         }
     }
 
-    /// Takes away what an ended domain left in the store.
-    static func emptyStore(_ xen: String, of domain: UInt32) {
-        for peer in 0..<LabSettings.maximumDomains {
-            let directory = "\(xen)/\(domain)/\(peer)"
-            for name in (try? PathStatus.names(in: directory)) ?? [] {
-                try? PathStatus.removeTree("\(directory)/\(name)")
+    /// Takes away what an ended domain left in its directories of the store, in a process of its
+    /// own. The directories stay the same: they are mounted in running domains.
+    ///
+    /// - Parameter arguments: the domain's directory.
+    static func emptyStore(_ arguments: [String]) -> Int32 {
+        for domain in arguments {
+            for peer in (try? PathStatus.names(in: domain)) ?? [] {
+                let directory = "\(domain)/\(peer)"
+                for name in (try? PathStatus.names(in: directory)) ?? [] {
+                    try? PathStatus.removeTree("\(directory)/\(name)")
+                }
             }
         }
+        return 0
     }
 }

@@ -347,8 +347,10 @@ final class Lab: QubeManager {
         try? FileStatus.remove("\(qube.files.directory)/process")
         if let domain = qube.domain {
             if !qube.settings.isDom0 { removeSockets(of: qube, domain) }
-            SandboxPlan.emptyStore(state.xen, of: domain)
-            numbers.giveBack(domain)
+            // The number is free when nothing of the old domain is there any more.
+            try? workers.start(["empty-store", "\(state.xen)/\(domain)"]) { [weak self] _ in
+                self?.numbers.giveBack(domain)
+            }
         }
         qube.domain = nil
         qube.powerState = .halted

@@ -91,5 +91,8 @@ struct DomainNumbers {
         return nil
     }
 
-    mutating func giveBack(_ number: UInt32) { used.remove(number) }
+    /// dom0 keeps its own.
+    mutating func giveBack(_ number: UInt32) {
+        if number != 0 { used.remove(number) }
+    }
 }
