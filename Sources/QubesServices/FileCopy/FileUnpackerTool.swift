@@ -45,9 +45,12 @@ public enum FileUnpackerTool {
             let settings = Confinement.acting(as: user.user, group: user.group) {
                 FileCopySettings.load(home: user.home)
             }
+            // The next step may leave the machine's file system, and /proc with it.
+            let descriptors = TreeWriter.openDescriptors()
             let root = try IncomingDirectory.confine(to: place, as: user)
             var receiver = TreeReceiver(
-                into: root, options: receiverOptions(program, options, settings))
+                into: root, options: receiverOptions(program, options, settings),
+                descriptors: descriptors)
             result = receiver.receive(from: 0)
         } catch {
             complain(program, error.text)

@@ -54,6 +54,15 @@ public struct TreeReceiver: ~Copyable {
         writer = TreeWriter(root: directory, existing: options.existing)
     }
 
+    /// - Parameter descriptors: see `TreeWriter`.
+    init(
+        into directory: consuming Descriptor, options: Options, descriptors: SharedDescriptor?
+    ) {
+        self.options = options
+        writer = TreeWriter(
+            root: directory, existing: options.existing, descriptors: descriptors)
+    }
+
     /// Receives everything that a descriptor gives.
     ///
     /// - Parameter input: the number of a blocking descriptor.

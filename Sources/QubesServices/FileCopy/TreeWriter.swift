@@ -1,6 +1,6 @@
 import Glibc
-public import LinuxSystem
-public import SystemPackage
+import LinuxSystem
+import SystemPackage
 
 /// What the receiver does when a name exists already. It never overwrites.
 public enum ExistingFile: String, Sendable {
@@ -12,11 +12,10 @@ public enum ExistingFile: String, Sendable {
 
 /// Creates files, directories and links beneath one directory, never outside of it and never in
 /// place of something else (specification 15.3). Names must have passed `NameRules`.
-public struct TreeWriter: ~Copyable {
+struct TreeWriter: ~Copyable {
     private let root: SharedDescriptor
     /// `/proc/self/fd`, for kernels that name an unnamed file only through it.
-    private let descriptors: Descriptor?
-    private let descriptorsNumber: Int32
+    private let descriptors: SharedDescriptor?
     private let existing: ExistingFile
 
     /// The directory of the last entry, which is most often that of the next one too.
@@ -54,16 +53,21 @@ public struct TreeWriter: ~Copyable {
         let existed: Bool
     }
 
-    public init(root: consuming Descriptor, existing: ExistingFile) {
+    /// - Parameter descriptors: what `openDescriptors` gave, for a process that has left the
+    ///   machine's file system since.
+    init(
+        root: consuming Descriptor, existing: ExistingFile,
+        descriptors: SharedDescriptor? = TreeWriter.openDescriptors()
+    ) {
         self.root = SharedDescriptor(root)
         self.existing = existing
-        if let open = try? Descriptor.open("/proc/self/fd", Descriptor.pathOnly | O_DIRECTORY) {
-            descriptorsNumber = open.number
-            descriptors = consume open
-        } else {
-            descriptorsNumber = -1
-            descriptors = nil
-        }
+        self.descriptors = descriptors
+    }
+
+    /// `/proc/self/fd`; nil where there is none.
+    static func openDescriptors() -> SharedDescriptor? {
+        try? SharedDescriptor(
+            Descriptor.open("/proc/self/fd", Descriptor.pathOnly | O_DIRECTORY))
     }
 
     // MARK: Files
@@ -72,7 +76,7 @@ public struct TreeWriter: ~Copyable {
     ///
     /// - Throws: `EEXIST` when the name is taken and such files are refused; for small files this
     ///   comes at their end.
-    public mutating func beginFile(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
+    mutating func beginFile(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
         let leaf = try enterParent(of: name)
         if existing == .refuse && header.size > Self.smallFile && isTaken(name, leaf) {
             throw .fileExists
@@ -118,7 +122,7 @@ public struct TreeWriter: ~Copyable {
     }
 
     /// Writes the next bytes of the file. Long runs of zeros become holes.
-    public mutating func write(_ bytes: Span<UInt8>) throws(Errno) {
+    mutating func write(_ bytes: Span<UInt8>) throws(Errno) {
         var start = 0
         while start < bytes.count {
             let rest = bytes.extracting(start...)
@@ -147,7 +151,7 @@ public struct TreeWriter: ~Copyable {
     }
 
     /// Completes the file: permissions, times, name.
-    public mutating func endFile(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
+    mutating func endFile(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
         guard let file else { return }
         self.file = nil
         do throws(Errno) {
@@ -169,7 +173,7 @@ public struct TreeWriter: ~Copyable {
         while true {
             let (target, from) = Self.numbered(name, leaf, candidate)
             do throws(Errno) {
-                let proc = descriptorsNumber
+                let proc = descriptors?.descriptor.number ?? -1
                 try inParent { dir throws(Errno) in
                     try dir.link(descriptor, as: target, from: from, descriptors: proc)
                 }
@@ -181,7 +185,7 @@ public struct TreeWriter: ~Copyable {
     }
 
     /// Forgets the file that is being written; nothing of it stays.
-    public mutating func abandonFile() {
+    mutating func abandonFile() {
         file = nil
         removeNamed()
     }
@@ -197,7 +201,7 @@ public struct TreeWriter: ~Copyable {
     /// - Parameters:
     ///   - name: with its NUL.
     ///   - target: with its NUL; has passed `NameRules`.
-    public mutating func makeLink(
+    mutating func makeLink(
         _ name: [UInt8], to target: [UInt8], _ header: EntryHeader
     ) throws(Errno) {
         let leaf = try enterParent(of: name)
@@ -221,7 +225,7 @@ public struct TreeWriter: ~Copyable {
 
     /// Takes one of the two entries of a directory: the first, before its contents, creates it or
     /// enters the one that is there; the second, after them, sets permissions and times.
-    public mutating func directory(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
+    mutating func directory(_ name: [UInt8], _ header: EntryHeader) throws(Errno) {
         let length = name.count - 1
         if let last = entered.last, last.length == length,
             enteredPath.elementsEqual(name[..<length])
@@ -250,7 +254,7 @@ public struct TreeWriter: ~Copyable {
     /// Leaves the directories that the next entry is not in. Some senders send the second entry of
     /// a directory much later, when it is there already: it then counts as entered anew, and what
     /// it says is set here.
-    public mutating func leaveDirectories(notContaining name: [UInt8]) throws(Errno) {
+    mutating func leaveDirectories(notContaining name: [UInt8]) throws(Errno) {
         while let last = entered.last {
             let contains =
                 name.count > last.length && name[last.length] == slash
@@ -263,7 +267,7 @@ public struct TreeWriter: ~Copyable {
     }
 
     /// Leaves all directories: the stream is complete.
-    public mutating func finish() throws(Errno) { try leaveDirectories(notContaining: [0]) }
+    mutating func finish() throws(Errno) { try leaveDirectories(notContaining: [0]) }
 
     private mutating func truncateEnteredPath() {
         enteredPath.removeLast(enteredPath.count - (entered.last?.length ?? 0))
@@ -276,14 +280,14 @@ public struct TreeWriter: ~Copyable {
     }
 
     /// Makes everything that was written last, also over a loss of power.
-    public func makeDurable() throws(Errno) {
+    func makeDurable() throws(Errno) {
         // The root may be open for its place only, which cannot be flushed.
         let directory = try root.descriptor.open(relative: ".", O_RDONLY | O_DIRECTORY)
         try directory.syncFileSystem()
     }
 
     /// Bytes that may still be written.
-    public func freeSpace() throws(Errno) -> UInt64 { try root.descriptor.freeSpace() }
+    func freeSpace() throws(Errno) -> UInt64 { try root.descriptor.freeSpace() }
 
     /// Bytes up to which a file is received before its name is tried: asking first costs more.
     private static var smallFile: UInt64 { 128 * 1024 }

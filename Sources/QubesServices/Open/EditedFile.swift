@@ -97,8 +97,7 @@ struct EditedFile {
 
     /// Names the file `base.XXXXXX`.
     private func link(named base: [UInt8]) throws(Errno) -> [UInt8] {
-        let proc = try? SharedDescriptor(
-            Descriptor.open("/proc/self/fd", Descriptor.pathOnly | O_DIRECTORY))
+        let proc = TreeWriter.openDescriptors()
         let letters = Array("abcdefghijklmnopqrstuvwxyz0123456789".utf8)
         for _ in 0..<100 {
             let suffix = (0..<6).map { _ in letters.randomElement()! }
