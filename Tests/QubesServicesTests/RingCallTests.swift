@@ -270,7 +270,11 @@ private struct ServiceEnd: ~Copyable {
             _ = try end.next()
             while try end.channel.waitForData(atLeast: 60_000, deadline: nil) > 0,
                 end.channel.state == .open
-            { usleep(1000) }
+            {
+                // Nobody takes the data: only a look at the peer tells that it has gone.
+                usleep(1000)
+                try end.channel.progress()
+            }
         }
         call.loseAgent()
         guard case .connection(let reason) = call.send(source.path + "/d") else {
