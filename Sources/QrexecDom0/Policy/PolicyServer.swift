@@ -11,8 +11,10 @@ enum PolicyServer {
     ) throws(Errno) -> RequestServer {
         try RequestServer(
             loop, path: path, limit: PolicyQuery.maximumSize, log: log,
-            frame: { input, isEnd in
-                if let end = endOfLines(input) { return end == 0 ? .nothing : .complete(end) }
+            frame: { input, seen, isEnd in
+                if let end = endOfLines(input, from: seen) {
+                    return end == 0 ? .nothing : .complete(end)
+                }
                 if !isEnd { return .incomplete }
                 return input.isEmpty ? .nothing : .complete(input.count)
             },
@@ -29,9 +31,10 @@ enum PolicyServer {
     }
 
     /// Where the empty line begins that ends a request.
-    private static func endOfLines(_ input: [UInt8]) -> Int? {
+    private static func endOfLines(_ input: [UInt8], from seen: Int) -> Int? {
         if input.first == 0x0A { return 0 }
-        var index = 1
+        // The line's end may be new and the one before it not.
+        var index = max(seen, 1)
         while index < input.count {
             if input[index] == 0x0A && input[index - 1] == 0x0A { return index }
             index += 1
@@ -46,7 +49,7 @@ enum PolicyServer {
     ) throws(Errno) -> RequestServer {
         try RequestServer(
             loop, path: path, limit: EvaluationRequest.maximumSize, log: log,
-            frame: { input, isEnd in
+            frame: { input, _, isEnd in
                 if !isEnd { return .incomplete }
                 return input.isEmpty ? .nothing : .complete(input.count)
             },

@@ -16,6 +16,8 @@ final class RequestServer {
         case nothing
     }
 
+    /// Looks at all bytes that came, of which the first `seen` were looked at before.
+    typealias Framing = (_ input: [UInt8], _ seen: Int, _ isEnd: Bool) -> Frame
     /// Answers a request; nil closes the connection without an answer.
     typealias Reply = ([UInt8]?) -> Void
     /// Ends the work on a request whose client has gone.
@@ -26,7 +28,7 @@ final class RequestServer {
     private let path: String
     private let limit: Int
     private let listener: Descriptor
-    private let frame: (_ input: [UInt8], _ isEnd: Bool) -> Frame
+    private let frame: Framing
     private let handle: (_ request: ArraySlice<UInt8>, _ reply: @escaping Reply) -> Cancel?
     private var connections: [Int32: Connection] = [:]
     private var scratch = [UInt8](repeating: 0, count: 16384)
@@ -59,7 +61,7 @@ final class RequestServer {
     ///   - limit: bytes of a request.
     init(
         _ loop: EventLoop, path: String, limit: Int, log: Log,
-        frame: @escaping (_ input: [UInt8], _ isEnd: Bool) -> Frame,
+        frame: @escaping Framing,
         handle: @escaping (_ request: ArraySlice<UInt8>, _ reply: @escaping Reply) -> Cancel?
     ) throws(Errno) {
         self.loop = loop
@@ -177,6 +179,7 @@ final class RequestServer {
         guard let connection = connections[number] else { return }
         while true {
             var isEnd = false
+            let seen = connection.input.count
             do throws(Errno) {
                 let count = try UnixSocket.receive(number, into: &scratch)
                 isEnd = count == 0
@@ -186,7 +189,7 @@ final class RequestServer {
             } catch {
                 return close(number)
             }
-            switch frame(connection.input, isEnd) {
+            switch frame(connection.input, seen, isEnd) {
             case .complete(let count): return take(number, connection.input[..<count])
             case .nothing: return close(number)
             case .incomplete: if isEnd { return close(number) }

@@ -34,6 +34,7 @@ final class SystemInformationFeed {
     private var isScheduled = false
     private var retryDelay = milliseconds(50)
     private var deadline: EventLoop.Timer?
+    private var retry: EventLoop.Timer?
 
     private(set) var state = State.starting
     private(set) var information = SystemInformation([])
@@ -64,6 +65,7 @@ final class SystemInformationFeed {
     // MARK: Events
 
     private func connect() {
+        retry = nil
         parser = QubesdEventParser()
         do throws(Errno) {
             events = try QubesdStream(
@@ -118,7 +120,8 @@ final class SystemInformationFeed {
         fetch = nil
         isDirty = false
         if let deadline { loop.cancel(deadline) }
-        loop.schedule(after: retryDelay) { [unowned self] in self.connect() }
+        if let retry { loop.cancel(retry) }
+        retry = loop.schedule(after: retryDelay) { [weak self] in self?.connect() }
         retryDelay = min(retryDelay * 2, seconds(2))
         onChange()
     }
@@ -129,7 +132,8 @@ final class SystemInformationFeed {
     private func scheduleFetch() {
         if isScheduled || fetch != nil { return }
         isScheduled = true
-        loop.defer { [unowned self] in
+        loop.defer { [weak self] in
+            guard let self else { return }
             self.isScheduled = false
             if self.isDirty && self.fetch == nil && self.events != nil { self.beginFetch() }
         }
@@ -152,8 +156,8 @@ final class SystemInformationFeed {
         } catch {
             return lose("\(internalPath): \(error)")
         }
-        deadline = loop.schedule(after: Self.fetchTime) { [unowned self] in
-            self.lose("qubesd did not answer in time")
+        deadline = loop.schedule(after: Self.fetchTime) { [weak self] in
+            self?.lose("qubesd did not answer in time")
         }
     }
 

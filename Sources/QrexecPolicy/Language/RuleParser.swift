@@ -8,8 +8,8 @@ extension PolicyParser {
                 context.file, context.line, line.end,
                 found: fields.count == 1 ? "1 field" : "\(fields.count) fields",
                 expected: oldFormat == nil
-                    ? "'SERVICE ARGUMENT SOURCE TARGET ACTION [PARAMETER=VALUE …]'"
-                    : "'SOURCE TARGET ACTION[,PARAMETER=VALUE…]'",
+                    ? "'SERVICE ARGUMENT SOURCE TARGET ACTION [PARAMETER=VALUE ...]'"
+                    : "'SOURCE TARGET ACTION[,PARAMETER=VALUE...]'",
                 suggestion: missingArgument(line, oldFormat == nil))
             return
         }
