@@ -338,8 +338,11 @@ struct TerminalTests {
         let lab = try LabUnderTest(starter, oneQube)
         #expect(try lab.up().status == 0)
         let shown = try session(
-            lab, ["run", "work", "--", "sh", "-c", "echo ready; sleep 1000"], "\u{3}",
-            after: "ready")
+            lab,
+            [
+                "run", "work", "--", "sh", "-c",
+                "trap 'exit 130' INT; echo ready; while :; do sleep 0.1; done",
+            ], "\u{3}", after: "ready")
         #expect(shown.status == 130, "\(shown.text)")
     }
 
