@@ -29,6 +29,7 @@ let package = Package(
     name: "swift-qrexec",
     products: [
         .library(name: "Vchan", targets: ["Vchan"]),
+        .library(name: "VchanTools", targets: ["VchanTools"]),
         .library(name: "QubesServices", targets: ["QubesServices"]),
         .library(name: "QrexecPolicy", targets: ["QrexecPolicy"]),
         .library(name: "QrexecDom0", targets: ["QrexecDom0"]),

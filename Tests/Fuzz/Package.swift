@@ -27,5 +27,9 @@ let package = Package(
                 .product(name: "QrexecProtocol", package: "swift-qrexec"),
             ],
             swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-vchan",
+            dependencies: [.product(name: "VchanTools", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
     ]
 )

@@ -17,7 +17,7 @@ public struct FuzzFinding: Error, Sendable, CustomStringConvertible {
 /// channel of a peer that broke the protocol is closed; closed is for ever.
 public struct Fuzzer: ~Copyable {
     private let seed: UInt64
-    private var random: Random
+    private var random: Choices
     private var victim: Channel
     private var attacker: Channel?
     private let zeroes: Descriptor
@@ -30,9 +30,27 @@ public struct Fuzzer: ~Copyable {
     ///   - steps: calls of each side.
     ///   - directory: where the two ends meet.
     public static func run(seed: UInt64, steps: Int, directory: String) throws(FuzzFinding) {
+        try run(Choices(seed: seed), seed: seed, steps: steps, directory: directory)
+    }
+
+    /// A run whose every decision is taken from these bytes, for a fuzzer that is guided by what
+    /// they reach; it ends with them.
+    public static func run(choices: [UInt8]) throws(FuzzFinding) {
+        let directory: TemporaryDirectory
+        do throws(Errno) {
+            directory = try TemporaryDirectory(prefix: "/tmp/vchan-fuzz")
+        } catch {
+            throw FuzzFinding(seed: 0, what: "temporary directory: \(error)")
+        }
+        try run(Choices(bytes: choices), seed: 0, steps: 1000, directory: directory.path)
+    }
+
+    private static func run(
+        _ choices: Choices, seed: UInt64, steps: Int, directory: String
+    ) throws(FuzzFinding) {
         do {
-            var fuzzer = try Fuzzer.meet(seed: seed, directory: directory)
-            for _ in 0..<steps {
+            var fuzzer = try Fuzzer.meet(choices, seed: seed, directory: directory)
+            for _ in 0..<steps where fuzzer.random.hasMore {
                 fuzzer.attack()
                 try fuzzer.use()
             }
@@ -44,7 +62,7 @@ public struct Fuzzer: ~Copyable {
     }
 
     private init(
-        seed: UInt64, random: Random, victim: consuming Channel, attacker: consuming Channel,
+        seed: UInt64, random: Choices, victim: consuming Channel, attacker: consuming Channel,
         zeroes: consuming Descriptor, nowhere: consuming Descriptor
     ) {
         self.seed = seed
@@ -56,8 +74,10 @@ public struct Fuzzer: ~Copyable {
         self.nowhere = nowhere
     }
 
-    private static func meet(seed: UInt64, directory: String) throws -> Fuzzer {
-        var random = Random(seed: seed)
+    private static func meet(
+        _ choices: Choices, seed: UInt64, directory: String
+    ) throws -> Fuzzer {
+        var random = choices
         let (one, two) = (DomainID(1)!, DomainID(2)!)
         let port = Port(UInt32(seed % 1_000_000))!
         let left = RingSize(atLeast: 1 << (10 + random.below(6)))!
@@ -197,7 +217,36 @@ public struct Fuzzer: ~Copyable {
     }
 }
 
-extension Random {
+/// Where a run's decisions come from.
+private struct Choices {
+    private var random: Random
+    private var bytes: ArraySlice<UInt8>?
+
+    init(seed: UInt64) { random = Random(seed: seed) }
+
+    init(bytes: [UInt8]) {
+        random = Random(seed: 0)
+        self.bytes = bytes[...]
+    }
+
+    var hasMore: Bool { bytes.map { !$0.isEmpty } ?? true }
+
+    mutating func next() -> UInt64 {
+        guard bytes != nil else { return random.next() }
+        var value: UInt64 = 0
+        for _ in 0..<4 { value = value << 8 | UInt64(bytes!.popFirst() ?? 0) }
+        return value
+    }
+
     /// A number from 0 to `limit - 1`.
-    mutating func below(_ limit: Int) -> Int { Int(next() >> 8) % limit }
+    mutating func below(_ limit: Int) -> Int {
+        guard bytes != nil else { return Int(random.next() >> 8) % limit }
+        var value = 0
+        var reach = 1
+        while reach < limit {
+            value = value << 8 | Int(bytes!.popFirst() ?? 0)
+            reach <<= 8
+        }
+        return value % limit
+    }
 }
