@@ -12,7 +12,7 @@ BINDIR = /usr/bin
 SHAREDIR = /usr/share/swift-qrexec
 
 .PHONY: help build demo test test-unit test-end-to-end test-models lint format bench bench-calls \
-	fuzz install uninstall clean packages programs
+	fuzz soak install uninstall clean packages programs
 
 help:
 	@echo 'make demo        a lab of qubes on this machine: an allowed and a denied call'
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint        style and structure of the sources'
 	@echo 'make bench       all benchmarks (JSON=FILE, STRICT=1); also bench-NAME'
 	@echo 'make fuzz        all fuzzers (SECONDS=N each)'
+	@echo 'make soak        a million closes of a vchan by either side, none of which may lose a byte'
 	@echo 'make install     DESTDIR=…   make uninstall DESTDIR=…'
 	@echo 'make clean'
 
@@ -52,6 +53,9 @@ bench-%: build
 
 fuzz:
 	@.ci/fuzz $(or $(SECONDS),60)
+
+soak: build
+	@.build/bin/vchan-conformance --progress --case closes --closes $(or $(CLOSES),1000000)
 
 install: build
 	@.ci/install "$(DESTDIR)" install

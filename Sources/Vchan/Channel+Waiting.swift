@@ -2,9 +2,18 @@ import LinuxSystem
 import SystemPackage
 
 extension Channel {
+    /// A deadline for the calls that wait: a time of the monotonic clock, in nanoseconds.
+    public static func deadline(after duration: Duration) -> UInt64 {
+        let (seconds, attoseconds) = duration.components
+        // 292 years and more are for ever; what is over is now.
+        let limit = Int64.max / 1_000_000_000 - 1
+        let whole = UInt64(max(0, min(seconds, limit))) * 1_000_000_000
+        return CurrentProcess.now &+ whole &+ UInt64(max(0, attoseconds) / 1_000_000_000)
+    }
+
     /// Waits until the channel is open or closed.
     ///
-    /// - Parameter deadline: nanoseconds of `CurrentProcess.now`; nil waits for ever.
+    /// - Parameter deadline: see `deadline(after:)`; nil waits for ever.
     /// - Throws: `timedOut`, and what `progress` throws.
     public mutating func waitUntilOpen(deadline: UInt64? = nil) throws(VchanError) {
         while state == .waiting { try sleep(until: deadline) }

@@ -2,6 +2,10 @@ import LinuxSystem
 import Vchan
 
 extension ConformanceCase {
+    /// Nanoseconds between two words of progress.
+    private static let pause: UInt64 = 10_000_000_000
+    private static let written = Pattern(seed: 4)
+
     /// One end writes and closes at once, the other finds every byte: the race that loses data when
     /// "closed" is looked at after the data and the data is not looked at again.
     static func closes(_ extent: Extent) -> [ConformanceCase] {
@@ -9,12 +13,17 @@ extension ConformanceCase {
         return [ConformanceSide.Role.server, .client].map { closer in
             let part: Part = { side in
                 var random = Random(seed: 3)
+                var nextWord = CurrentProcess.now + pause
                 for round in 0..<extent.closes {
                     let count = Int(random.next() % 1000) + 1
                     if side.role == closer {
                         try writeAndClose(side.round(round), ring, count)
-                    } else {
-                        try readToTheEnd(side.round(round), ring, count, round: round)
+                        continue
+                    }
+                    try readToTheEnd(side.round(round), ring, count, round: round)
+                    if let progress = side.progress, CurrentProcess.now > nextWord {
+                        progress("\(round + 1) of \(extent.closes) closes, nothing lost")
+                        nextWord = CurrentProcess.now + pause
                     }
                 }
             }
@@ -28,7 +37,7 @@ extension ConformanceCase {
         _ side: ConformanceSide, _ ring: RingSize, _ count: Int
     ) throws {
         var channel = try side.open(ring)
-        let bytes = Pattern(seed: 4).slice(from: 0, count: count)
+        let bytes = written.slice(from: 0, count: count)
         // In two pieces, the second one published by the close alone.
         var sent = try channel.write(bytes.span.extracting(first: count / 2))
         try channel.flush()
@@ -64,7 +73,7 @@ extension ConformanceCase {
         let died = channel.peerDied
         channel.close()
         if died { throw ConformanceFailure("round \(round): an orderly close looks like a death") }
-        guard got[...] == Pattern(seed: 4).slice(from: 0, count: count) else {
+        guard got[...] == written.slice(from: 0, count: count) else {
             throw ConformanceFailure(
                 "round \(round): \(got.count) bytes arrived of \(count) that were sent")
         }

@@ -23,6 +23,7 @@ public enum ConformanceProgram {
           --bytes N           bytes each way of a streaming case at most (default 8388608)
           --list              print the names of the cases
           --quiet             print failures and the sum only
+          --progress          say every ten seconds how far the closes have come
           -h, --help
           --version
 
@@ -55,6 +56,10 @@ public enum ConformanceProgram {
         return 0
     }
 
+    @Sendable private static func tell(_ progress: String) {
+        Terminal.printError("vchan-conformance: \(progress)")
+    }
+
     /// The process of one side of one case.
     private static func runCase(_ settings: ConformanceSettings, _ number: Int) -> Int32 {
         do {
@@ -62,7 +67,8 @@ public enum ConformanceProgram {
             let side = ConformanceSide(
                 role: settings.role!, transport: transport, peer: settings.end.peer!,
                 port: settings.port(of: number), tellsDeath: settings.tellsDeath,
-                crashesForReal: true)
+                crashesForReal: true,
+                progress: settings.showsProgress ? Self.tell : nil)
             try settings.allCases[number].run(side)
             return 0
         } catch {
@@ -84,6 +90,7 @@ struct ConformanceSettings {
     var end = EndOptions()
     var filter = ""
     var quiet = false
+    var showsProgress = false
     private var closes = 2000
     private var bytes = 8 << 20
     private(set) var allCases: [ConformanceCase] = []
@@ -91,7 +98,7 @@ struct ConformanceSettings {
 
     init(_ arguments: [String]) throws(OptionParser.UsageError) {
         let values = ["role", "case", "closes", "bytes", "run-one"]
-        let flags = ["list", "quiet", "version"]
+        let flags = ["list", "quiet", "progress", "version"]
         let parser = OptionParser(
             EndOptions.options + values.map { .init(long: $0, takesValue: true) }
                 + flags.map { .init(long: $0) } + [.init(short: "h", long: "help")])
@@ -126,6 +133,7 @@ struct ConformanceSettings {
         case "run-one": mode = .one(try Self.number(name, value))
         case "list": mode = .list
         case "quiet": quiet = true
+        case "progress": showsProgress = true
         case "help": mode = .help
         default: mode = .version
         }
@@ -158,6 +166,7 @@ struct ConformanceSettings {
         if let name = end.transportName { arguments += ["--transport", name] }
         if let state { arguments += ["--state", state] }
         if let own { arguments += ["--own-domain", "\(own)"] }
+        if showsProgress { arguments.append("--progress") }
         return arguments
     }
 }

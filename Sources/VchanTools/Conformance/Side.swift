@@ -22,10 +22,12 @@ public struct ConformanceSide: Sendable {
     /// Whether a crash is this process's own end. Else both ends live in one process, and a crash is
     /// the end of the channel without a close, which looks the same to the peer.
     let crashesForReal: Bool
+    /// Told now and then how far a case that takes long has come.
+    let progress: (@Sendable (String) -> Void)?
 
     public init(
         role: Role, transport: Transport, peer: DomainID, port: Port, tellsDeath: Bool,
-        crashesForReal: Bool
+        crashesForReal: Bool, progress: (@Sendable (String) -> Void)? = nil
     ) {
         self.role = role
         self.transport = transport
@@ -33,6 +35,7 @@ public struct ConformanceSide: Sendable {
         self.port = port
         self.tellsDeath = tellsDeath
         self.crashesForReal = crashesForReal
+        self.progress = progress
     }
 
     /// Long enough for anything that works, on a slow machine too.
@@ -44,7 +47,7 @@ public struct ConformanceSide: Sendable {
         let port = Port(port.rawValue + 1024 * UInt32(number % 64))!
         return ConformanceSide(
             role: role, transport: transport, peer: peer, port: port, tellsDeath: tellsDeath,
-            crashesForReal: crashesForReal)
+            crashesForReal: crashesForReal, progress: progress)
     }
 
     /// This side of the channel, not open yet.
