@@ -80,7 +80,7 @@ extension CallTrace {
             reason = text
         }
         let target = answer?.permission?.target ?? request.target
-        var text = "call id=\(LogText.value(id)) source=\(LogText.value(source))"
+        var text = "call source=\(LogText.value(source))"
         if !request.claimedSource.isEmpty {
             text += " claimed_source=\(LogText.value(request.claimedSource))"
         }
@@ -90,7 +90,7 @@ extension CallTrace {
             + " target=\(LogText.value(target)) outcome=\(what)"
             + " rule=\(answer?.rule.map(LogText.value) ?? "none")"
         if !reason.isEmpty { text += " reason=\(LogText.value(reason))" }
-        text += " ms: \(times)"
+        text += " id=\(LogText.value(id)) ms: \(times)"
         if case .failed = outcome { log.warning(text) } else { log.info(text) }
     }
 }
