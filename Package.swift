@@ -165,6 +165,10 @@ let package = Package(
                 "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", system,
             ],
             exclude: ["Resources"], swiftSettings: tests),
+        // The built programs of dom0, driven from outside: `make build` comes first.
+        .testTarget(
+            name: "Dom0ProgramTests", dependencies: ["LinuxSystem", "QrexecProtocol", system],
+            swiftSettings: tests),
         // A lab of the built programs: `make build` comes first.
         .testTarget(
             name: "EndToEndTests", dependencies: ["LinuxSystem", system], swiftSettings: tests),

@@ -63,6 +63,11 @@ int cs_ignore_signal(int signal) {
     return sigaction(signal, &action, NULL);
 }
 
+int cs_default_signal(int signal) {
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    return sigaction(signal, &action, NULL);
+}
+
 _Noreturn void cs_die_of_signal(int number) {
     struct sigaction standard = {.sa_handler = SIG_DFL};
     sigaction(number, &standard, NULL);

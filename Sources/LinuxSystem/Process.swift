@@ -28,6 +28,9 @@ public enum CurrentProcess {
     /// Lets a write to a closed pipe or socket be an error instead of the end of the program.
     public static func ignoreBrokenPipes() { _ = cs_ignore_signal(SIGPIPE) }
 
+    /// Undoes that, for a program that this process becomes.
+    public static func restoreBrokenPipes() { _ = cs_default_signal(SIGPIPE) }
+
     /// A variable of the environment; nil in programs that run set-uid, set-gid or with file
     /// capabilities, whose caller must not steer them.
     public static func variable(_ name: String) -> String? {

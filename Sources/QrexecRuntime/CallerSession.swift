@@ -23,6 +23,8 @@ public final class CallerSession {
         public var startsOnly = false
         /// Seconds for the service's side to connect; nil waits for ever.
         public var connectTimeout: UInt64? = TimeLimits.qubeConnect
+        /// The status when the service's side does not connect, or speaks no version of ours.
+        public var unconnectedStatus: Int32 = CallStatus.closedEarly
 
         public init() {}
     }
@@ -75,17 +77,18 @@ public final class CallerSession {
         pump.onEnd = { [unowned self] in self.pumpEnded($0) }
         if let limit = options.connectTimeout {
             connectTimer = loop.schedule(after: seconds(limit)) { [weak self] in
-                self?.abort("the other side did not connect within \(limit) s")
+                self?.abort(
+                    "the other side did not connect within \(limit) s", unconnected: true)
             }
         }
         try pump.start()
     }
 
-    /// Ends the call at once with status 255.
-    public func abort(_ reason: String) {
+    /// Ends the call at once, with status 255 or that of a call that was never connected.
+    public func abort(_ reason: String, unconnected: Bool = false) {
         log.error(reason)
         pump.close()
-        finish(CallStatus.closedEarly)
+        finish(unconnected ? options.unconnectedStatus : CallStatus.closedEarly)
     }
 
     /// Gives shared streams their mode back; for programs that end by a signal.
@@ -161,6 +164,7 @@ public final class CallerSession {
         case .closedEarly: log.error("the connection was closed before the service ended")
         case .protocolError(let error):
             log.error("the other side broke the protocol: \(error)")
+            if case .unsupportedVersion = error { return finish(options.unconnectedStatus) }
         case .failed(let error): log.error("\(error)")
         }
         finish(CallStatus.closedEarly)

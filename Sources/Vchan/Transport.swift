@@ -74,6 +74,13 @@ public struct Transport: Sendable {
         }
     }
 
+    /// Whether channels are byte streams between processes: no ring's size bounds what their peers
+    /// take in one piece.
+    public var isByteStream: Bool {
+        if case .stream = backend { return true }
+        return false
+    }
+
     /// Offers a channel to one other domain; returns at once, the channel waits for its client.
     ///
     /// - Parameters:

@@ -87,6 +87,7 @@ int cs_signalfd(const int *signals, size_t count);
 /// Blocks these signals for this thread and its children until they execute something.
 int cs_block_signals(const int *signals, size_t count);
 int cs_ignore_signal(int signal);
+int cs_default_signal(int signal);
 /// Ends this process by a signal with its default action.
 _Noreturn void cs_die_of_signal(int signal);
 const char *cs_secure_getenv(const char *name);

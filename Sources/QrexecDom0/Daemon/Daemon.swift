@@ -16,6 +16,8 @@ final class Daemon {
         var socketDirectory = "/var/run/qubes"
         var policySocket =
             CurrentProcess.variable("QREXEC_POLICY_SOCKET") ?? "/run/qubes/policy.sock"
+        /// Asked when the policy service does not answer; nil asks nobody then.
+        var policyProgram: String?
     }
 
     private let loop: EventLoop
@@ -31,9 +33,15 @@ final class Daemon {
     private var nextClient: UInt64 = 0
     /// Whose call a port serves.
     private var portClients: [UInt32: UInt64] = [:]
-    private var pending: [[UInt8]: RequestedCall] = [:]
+    private var pending: [[UInt8]: any PendingRequest] = [:]
+    /// Calls of this qube to disposables, by where their data channel is.
+    private var disposableCalls: [ConnectParameters: any PendingRequest] = [:]
     private var sessions: [UInt32: ServiceSession] = [:]
     private let host = Dom0Host.make()
+    private let directory: TargetDirectory
+    private let policy: PolicyAsker
+    private var traces: TraceNumbers
+    private var wasReady = false
     private var exitStatus: Int32 = 0
 
     /// The agent is connected for the first time.
@@ -48,6 +56,11 @@ final class Daemon {
         sockets = DaemonSockets(
             directory: options.socketDirectory, domain: options.domain, name: options.name,
             uuid: options.uuid)
+        directory = TargetDirectory(
+            loop: loop, socketDirectory: options.socketDirectory, qubesd: QubesdCall(loop: loop))
+        policy = PolicyAsker(
+            loop: loop, socket: options.policySocket, program: options.policyProgram, log: log)
+        traces = TraceNumbers(options.name)
         try loop.onSignals([SIGTERM, SIGINT]) { [unowned self] _ in self.stop(status: 0) }
     }
 
@@ -90,11 +103,11 @@ final class Daemon {
                 (type, length) throws(ProtocolError) in try Daemon.checkLength(type, length)
             }
             link.onMessage = { [unowned self] in self.received($0, $1) }
-            link.onEnd = { [unowned self] in self.linkEnded($0.description) }
+            link.onEnd = { [unowned self] in self.linkEnded($0) }
             self.link = link
             try link.start()
         } catch {
-            linkEnded(error.description)
+            linkEnded(.failed(error))
         }
     }
 
@@ -116,8 +129,12 @@ final class Daemon {
 
     /// The agent is gone, or broke the protocol: everything of this connection ends, and a new one
     /// is waited for. Ports stay taken: their calls may go on.
-    private func linkEnded(_ reason: String) {
-        log.warning("the agent's connection ended", ["reason": reason])
+    private func linkEnded(_ end: ControlLink.End) {
+        log.warning("the agent's connection ended", ["reason": end.description])
+        if case .protocolError = end, !wasReady {
+            // It is no agent of ours, or one that is too old: waiting would not help.
+            return stop(status: 1)
+        }
         link?.close()
         link = nil
         version = nil
@@ -127,6 +144,7 @@ final class Daemon {
         for client in clients.values { client.close() }
         clients = [:]
         portClients = [:]
+        disposableCalls = [:]
         loop.schedule(after: Self.retryTime) { [unowned self] in
             if self.link == nil { self.join() }
         }
@@ -142,14 +160,14 @@ final class Daemon {
             switch type {
             case .triggerService where version < .v3, .triggerService3 where version >= .v3,
                 .triggerService4 where version >= .v4:
-                request(try ServiceRequest.parse(type, body))
+                request(try ServiceRequest.parse(type, body), by: type)
             case .connectionTerminated:
                 try terminated(ConnectParameters(body: body, of: type))
             default:
                 throw .unexpectedType(type, state: "at version \(version.rawValue)")
             }
         } catch {
-            linkEnded("\(error)")
+            linkEnded(.protocolError(error))
         }
     }
 
@@ -159,13 +177,16 @@ final class Daemon {
         link?.send(.hello, Hello(version: negotiated).body)
         openSockets()
         log.info("the agent is connected", ["version": "\(negotiated.rawValue)"])
+        wasReady = true
         onReady()
         onReady = {}
     }
 
     // MARK: Requests of the qube
 
-    private func request(_ parsed: Result<ServiceRequest, RequestRefusal>) {
+    private func request(
+        _ parsed: Result<ServiceRequest, RequestRefusal>, by type: MessageType
+    ) {
         switch parsed {
         case .failure(let refusal):
             log.warning("a malformed request is refused", ["reason": "\(refusal.reason)"])
@@ -180,23 +201,24 @@ final class Daemon {
                 return
             }
             let context = RequestedCall.Context(
-                loop: loop, log: log, socketDirectory: options.socketDirectory,
-                policySocket: options.policySocket, qubesd: QubesdCall(loop: loop),
+                log: log, directory: directory, policy: policy,
                 ownDomain: UInt32(options.domain.rawValue), ownName: options.name,
                 startInDom0: { [unowned self] in self.startInDom0($0) })
-            let call = RequestedCall(request, context: context) { [unowned self] in
-                self.finished(request, $0)
-            }
+            let call = RequestedCall(
+                request, namesSource: type == .triggerService4, context: context,
+                trace: CallTrace(id: traces.next())
+            ) { [unowned self] in self.finished(request, $0) }
             pending[request.identField] = call
             call.start()
         }
     }
 
-    private func finished(_ request: ServiceRequest, _ outcome: RequestedCall.Outcome) {
-        pending[request.identField] = nil
+    private func finished(_ request: ServiceRequest, _ outcome: RequestOutcome) {
+        let call = pending.removeValue(forKey: request.identField)
         guard let ident = request.ident else { return }
         switch outcome {
         case .connected(let place):
+            if let call, call.usesDisposable { disposableCalls[place] = call }
             link?.send(.serviceConnect, ServiceConnect(connect: place, ident: ident).body)
         case .refused, .failed:
             link?.send(.serviceRefused, ServiceRefused(ident: ident).body)
@@ -218,7 +240,9 @@ final class Daemon {
                 channel: channel, log: log
             ) { [unowned self] in self.sessions[port] = nil }
             sessions[port] = session
-            try session.start()
+            Dom0Session.whenReady(for: command, loop: loop, log: log) { [weak self] in
+                self?.start(session, at: place)
+            }
             return .success(place)
         } catch {
             sessions[port] = nil
@@ -227,11 +251,24 @@ final class Daemon {
         }
     }
 
+    private func start(_ session: ServiceSession, at place: ConnectParameters) {
+        do throws(VchanError) {
+            try session.start()
+        } catch {
+            log.warning("a call to dom0 cannot be served", ["reason": error.description])
+            sessions[place.port] = nil
+        }
+    }
+
     private func terminated(_ place: ConnectParameters) throws(ProtocolError) {
         guard PortTable.isDataPort(place.port) else {
             throw .badText(field: "port", reason: "\(place.port) is no data port")
         }
-        guard ports.free(place) else { return }
+        // Of a call to another qube both sides tell: its port is the other one's.
+        guard ports.free(place) else {
+            disposableCalls.removeValue(forKey: place)?.callerEnded()
+            return
+        }
         if let number = portClients.removeValue(forKey: place.port) {
             clients.removeValue(forKey: number)?.close()
         }
@@ -297,7 +334,7 @@ final class Daemon {
     private func execute(_ type: MessageType, _ exec: ExecRequest, for client: LocalClient) {
         var exec = exec
         exec.command = withUser(exec.command)
-        guard exec.body.count <= Limits.controlBody else {
+        guard exec.body.count <= longestBody else {
             drop(client, "its command of \(exec.command.count) bytes is too long for an agent")
             return
         }
@@ -319,6 +356,11 @@ final class Daemon {
         link?.send(type, exec.body)
     }
 
+    /// What an agent takes: those over a ring read a body in one piece out of it (5.3).
+    private var longestBody: Int {
+        transport.isByteStream ? Limits.localBody : Limits.controlBody
+    }
+
     /// SERVICE_CONNECT of another implementation's helper: only for a request that waits.
     private func forward(_ connect: ServiceConnect, for client: LocalClient) {
         guard let call = pending.removeValue(forKey: connect.ident.field) else {
@@ -338,6 +380,12 @@ final class Daemon {
             client.answer(
                 .serviceConnect,
                 ConnectParameters(domain: UInt32(options.domain.rawValue), port: port))
+            if client.isClosed {
+                ports.free(place)
+                portClients[port] = nil
+                link?.send(.serviceRefused, ServiceRefused(ident: connect.ident).body)
+                return
+            }
         }
         link?.send(
             .serviceConnect, ServiceConnect(connect: place, ident: connect.ident).body)

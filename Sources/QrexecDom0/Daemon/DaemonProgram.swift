@@ -17,6 +17,8 @@ public enum DaemonProgram {
           -u, --uuid=UUID       the qube's uuid
           -D, --direct          stay in the foreground, log to standard error
           -q, --quiet           warnings and errors only
+          -p, --policy-program=PROGRAM  asked about a call when the policy service does not answer:
+                                PROGRAM [--requested-source=REMOTE] -- SOURCE TARGET SERVICE
           --socket-dir=DIR      where the daemons' sockets are (default /var/run/qubes)
           -h, --help
           --version
@@ -64,6 +66,7 @@ public enum DaemonProgram {
             .init(short: "u", long: "uuid", takesValue: true),
             .init(short: "D", long: "direct"),
             .init(short: "q", long: "quiet"),
+            .init(short: "p", long: "policy-program", takesValue: true),
             .init(long: "socket-dir", takesValue: true),
             .init(long: "ready-descriptor", takesValue: true),
             .init(short: "h", long: "help"),
@@ -79,6 +82,7 @@ public enum DaemonProgram {
             case "uuid": result.daemon.uuid = value
             case "direct": result.direct = true
             case "quiet": result.quiet = true
+            case "policy-program": result.daemon.policyProgram = value
             case "socket-dir": result.daemon.socketDirectory = value
             case "ready-descriptor": result.readyDescriptor = Int32(value)
             case "help": result.shown = usage
@@ -128,6 +132,15 @@ public enum DaemonProgram {
         return try daemon.run(startupTimeout: timeout)
     }
 
+    private static func openLog(_ path: String) throws(Errno) -> Descriptor {
+        do throws(Errno) {
+            return try Descriptor.open(path, O_WRONLY | O_CREAT | O_APPEND, mode: 0o660)
+        } catch {
+            Terminal.printError("qrexec-daemon: \(path): \(error); there will be no log")
+            return try Descriptor.open("/dev/null", O_WRONLY)
+        }
+    }
+
     /// Starts the process that stays, with its log, and waits until its agent has connected.
     private static func startInBackground(
         _ arguments: Arguments, _ list: [String]
@@ -135,7 +148,7 @@ public enum DaemonProgram {
         let ready = try Descriptor.pipe()
         let null = try Descriptor.open("/dev/null", O_RDONLY)
         let logPath = "/var/log/qubes/qrexec.\(arguments.daemon.name).log"
-        let logFile = try Descriptor.open(logPath, O_WRONLY | O_CREAT | O_APPEND, mode: 0o660)
+        let logFile = try openLog(logPath)
         var request = SpawnRequest(
             path: "/proc/self/exe",
             arguments: ["qrexec-daemon", "--ready-descriptor=3"] + list.dropFirst(),

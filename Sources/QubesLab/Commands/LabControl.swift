@@ -39,7 +39,7 @@ struct LabControl {
             try follow(progress)
         } catch {
             // The manager takes down what it started before it ends.
-            waitForLock(milliseconds: Self.patience)
+            if !waitForLock(milliseconds: Self.patience) { try? endByForce() }
             let tail = LabLog(path: state.qubeLog).tail(20)
             _ = try? removeLeftovers()
             removeState()
