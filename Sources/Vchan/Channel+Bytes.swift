@@ -8,7 +8,7 @@ extension Channel {
         guard bytes.count <= writing.window else { return try writeWithALook(bytes) }
         // SAFETY: the span outlives the copy.
         unsafe bytes.withUnsafeBytes { unsafe writing.copyInOnePiece($0) }
-        writing.stageThroughWindow(bytes.count)
+        writing.useThroughWindow(bytes.count)
         return bytes.count
     }
 
@@ -17,10 +17,10 @@ extension Channel {
         try requireWritable()
         try lookForSpace(atLeast: min(bytes.count, Int(writing.size)))
         try requireWritable()
-        let count = min(bytes.count, writing.space)
+        let count = min(bytes.count, writing.available)
         // SAFETY: the span outlives the copy.
         unsafe bytes.extracting(first: count).withUnsafeBytes { unsafe writing.copyIn($0) }
-        writing.stage(count)
+        writing.use(count)
         publishProducedInBatches()
         if state == .open { writing.openWindow() }
         return count
@@ -39,7 +39,7 @@ extension Channel {
         }
         // SAFETY: `count` is all of the array's own storage.
         unsafe buffer.withUnsafeMutableBytes { unsafe reading.copyOutInOnePiece(to: $0) }
-        reading.takeThroughWindow(count)
+        reading.useThroughWindow(count)
         return count
     }
 
@@ -52,7 +52,7 @@ extension Channel {
         guard count <= reading.window else { return try readWholeWithALook(&span) }
         // SAFETY: `count` is all of the span, which outlives the copy.
         unsafe span.withUnsafeMutableBytes { unsafe reading.copyOutInOnePiece(to: $0) }
-        reading.takeThroughWindow(count)
+        reading.useThroughWindow(count)
         return true
     }
 
@@ -61,10 +61,10 @@ extension Channel {
         _ span: inout MutableSpan<UInt8>
     ) throws(VchanError) -> Bool {
         try lookForData(atLeast: span.count)
-        if reading.ready < span.count { return false }
+        if reading.available < span.count { return false }
         // SAFETY: the span outlives the copy.
         unsafe span.withUnsafeMutableBytes { unsafe reading.copyOut(to: $0) }
-        reading.take(span.count)
+        reading.use(span.count)
         publishConsumedInBatches()
         reading.openWindow()
         return true
@@ -77,13 +77,13 @@ extension Channel {
         precondition(0...buffer.count ~= start, "a position in the buffer")
         let wanted = buffer.count - start
         try lookForData(atLeast: min(wanted, Int(reading.size)))
-        let count = min(wanted, reading.ready)
+        let count = min(wanted, reading.available)
         // SAFETY: `count` bytes behind `start` are in the array's own storage.
         unsafe buffer.withUnsafeMutableBytes {
             let target = unsafe UnsafeMutableRawBufferPointer(rebasing: $0[start..<start + count])
             unsafe reading.copyOut(to: target)
         }
-        reading.take(count)
+        reading.use(count)
         publishConsumedInBatches()
         reading.openWindow()
         return count
@@ -104,7 +104,7 @@ extension Channel {
     /// Bytes written here that the peer has not read yet.
     public mutating func bytesUnread() throws(VchanError) -> Int {
         try lookForSpace(atLeast: Int(writing.size))
-        return Int(writing.size) - writing.space
+        return Int(writing.size) - writing.available
     }
 
     /// Tells the peer that nothing more will be written, where there is a way to say so.

@@ -51,21 +51,21 @@ extension Channel {
     ) throws(VchanError) -> Bool {
         try requireWritable()
         let total = FrameHeader.size + payload.count
-        if writing.space < total {
+        if writing.available < total {
             guard writing.size > 0 else { return false }
             guard total <= Int(writing.size) else {
                 throw .tooLarge(bytes: total, ring: Int(writing.size))
             }
             try lookForSpace(atLeast: total)
             try requireWritable()
-            if writing.space < total { return false }
+            if writing.available < total { return false }
         }
         putHeader(FrameHeader(type: type, length: UInt32(payload.count)))
         // SAFETY: the span outlives the copy.
         unsafe payload.withUnsafeBytes {
             unsafe writing.copyIn($0, offset: FrameHeader.size)
         }
-        writing.stage(total)
+        writing.use(total)
         publishProducedInBatches()
         return true
     }
@@ -91,8 +91,8 @@ extension Channel {
         let size = Int(writing.size)
         try lookForSpace(atLeast: limit < size - header ? header + limit : size)
         try requireWritable()
-        guard writing.space > header, limit > 0 else { return .noRoom }
-        let count = min(limit, writing.space - header)
+        guard writing.available > header, limit > 0 else { return .noRoom }
+        let count = min(limit, writing.available - header)
         let start = (writing.position + header) & (size - 1)
         // SAFETY: the pieces from `start` on are inside the ring's mapping and free.
         let got = interruptible {
@@ -105,7 +105,7 @@ extension Channel {
         }
         if got == 0 { return .endOfFile }
         if let type { putHeader(FrameHeader(type: type, length: UInt32(got))) }
-        writing.stage(header + got)
+        writing.use(header + got)
         publishProducedInBatches()
         return .moved(got)
     }
@@ -122,11 +122,11 @@ extension Channel {
     /// - Returns: nil while fewer than 8 bytes are ready.
     public mutating func receiveHeader() throws(VchanError) -> FrameHeader? {
         try lookForData(atLeast: FrameHeader.size)
-        guard reading.ready >= FrameHeader.size else { return nil }
+        guard reading.available >= FrameHeader.size else { return nil }
         var words: (UInt32, UInt32) = (0, 0)
         // SAFETY: two words without padding.
         unsafe withUnsafeMutableBytes(of: &words) { unsafe reading.copyOut(to: $0) }
-        reading.take(FrameHeader.size)
+        reading.use(FrameHeader.size)
         publishConsumedInBatches()
         return FrameHeader(
             type: UInt32(littleEndian: words.0), length: UInt32(littleEndian: words.1))
@@ -146,7 +146,7 @@ extension Channel {
         unsafe buffer.withUnsafeMutableBytes {
             unsafe reading.copyOut(to: UnsafeMutableRawBufferPointer(rebasing: $0[old...]))
         }
-        reading.take(moved)
+        reading.use(moved)
         publishConsumedInBatches()
         return moved
     }
@@ -170,7 +170,7 @@ extension Channel {
             let error = Errno(rawValue: errno)
             return error == .resourceTemporarilyUnavailable ? .wouldBlock : .failed(error)
         }
-        reading.take(put)
+        reading.use(put)
         publishConsumedInBatches()
         return .moved(put)
     }
@@ -180,7 +180,7 @@ extension Channel {
     /// - Returns: how many.
     public mutating func discard(_ count: Int) throws(VchanError) -> Int {
         let moved = try readable(atMost: count)
-        reading.take(moved)
+        reading.use(moved)
         publishConsumedInBatches()
         return moved
     }
@@ -189,7 +189,7 @@ extension Channel {
     private mutating func readable(atMost count: Int) throws(VchanError) -> Int {
         precondition(count >= 0, "a count of bytes")
         try lookForData(atLeast: min(count, Int(reading.size)))
-        return min(count, reading.ready)
+        return min(count, reading.available)
     }
 }
 

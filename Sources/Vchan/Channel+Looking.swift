@@ -1,33 +1,47 @@
 extension Channel {
+    typealias Direction = VchanError.Direction
+
     /// Bytes that can be read now. A look: it asks the peer for nothing.
     public mutating func bytesReady() throws(VchanError) -> Int {
         try lookForData(atLeast: Int(reading.size))
-        return reading.ready
+        return reading.available
     }
 
     /// Bytes that can be written now. A look: it asks the peer for nothing.
     public mutating func bytesFree() throws(VchanError) -> Int {
         try lookForSpace(atLeast: Int(writing.size))
-        return writing.space
+        return writing.available
     }
 
     /// Shows the peer what was written and what was read, and wakes it if it asked for that (steps P1
     /// to P3 of Tests/Models/ring.pml, for both rings at once).
     public mutating func flush() throws(VchanError) {
-        guard let page else { return try pushStaged() }
-        guard state != .closed else { return }
-        var done: Notification = []
-        if writing.unpublished > 0 {
-            page.publishProduced(writing.staged)
+        guard let page, state != .closed else { return try flushStream() }
+        let (written, read) = (writing.unpublished > 0, reading.unpublished > 0)
+        // One exchange is a fence for both indices; what was written comes last and has it.
+        if written {
+            if read { page.storeConsumed(reading.own) }
+            page.publishProduced(writing.own)  // P1
             writing.markPublished()
-            done.insert(.write)
+        } else if read {
+            page.publishConsumed(reading.own)  // P1
+        } else {
+            return
         }
-        if reading.unpublished > 0 {
-            page.publishConsumed(reading.taken)
-            reading.markPublished()
-            done.insert(.read)
-        }
-        if !done.isEmpty, page.takeAsked(done) { link.notify() }
+        if read { reading.markPublished() }
+        let done: Notification = written ? (read ? [.write, .read] : .write) : .read
+        if page.isAsked(done) { notify(of: done) }
+    }
+
+    /// Apart, so that a flush that wakes nobody has nothing to save and restore.
+    @inline(never)
+    private mutating func notify(of done: Notification) {
+        if let page, page.takeAsked(done) { link.notify() }  // P2, P3
+    }
+
+    @inline(never)
+    private mutating func flushStream() throws(VchanError) {
+        if page == nil { try pushStaged() }
     }
 
     /// Gets ready to sleep until so many bytes can be read: flushes, asks the peer for a
@@ -37,37 +51,37 @@ extension Channel {
     /// - Returns: true when there is no reason to sleep: the bytes are there, or the channel is
     ///   closed. False: wait for `pollDescriptor`, call `progress`, and look again.
     public mutating func armForData(atLeast: Int = 1) throws(VchanError) -> Bool {
-        try flush()
-        guard page != nil || stream.number >= 0 else { return state == .closed }
-        guard atLeast <= Int(reading.size) else {
-            throw .tooLarge(bytes: atLeast, ring: Int(reading.size))
-        }
-        try lookForData(atLeast: atLeast)
-        if reading.ready >= atLeast || state == .closed { return true }
-        // The changes of a byte stream need no asking: the look has found it empty.
-        guard let page else { return false }
-        page.ask(.write)  // S2
-        try lookForData(atLeast: atLeast)  // S3
-        guard reading.ready >= atLeast || state == .closed else { return false }
-        page.withdraw(.write)
-        return true
+        try arm(.reading, atLeast)
     }
 
     /// Gets ready to sleep until so many bytes can be written; see `armForData`.
     public mutating func armForSpace(atLeast: Int = 1) throws(VchanError) -> Bool {
-        try flush()
+        try arm(.writing, atLeast)
+    }
+
+    mutating func arm(_ direction: Direction, _ count: Int) throws(VchanError) -> Bool {
+        try flush()  // S1
         guard page != nil || stream.number >= 0 else { return state == .closed }
-        guard atLeast <= Int(writing.size) else {
-            throw .tooLarge(bytes: atLeast, ring: Int(writing.size))
-        }
-        try lookForSpace(atLeast: atLeast)
-        if writing.space >= atLeast || !isWritable { return true }
+        let size = Int(direction == .reading ? reading.size : writing.size)
+        guard count <= size else { throw .tooLarge(bytes: count, ring: size) }
+        if try isDue(direction, count) { return true }
+        // The changes of a byte stream need no asking: the look has found it empty or full.
         guard let page else { return false }
-        page.ask(.read)  // S2
-        try lookForSpace(atLeast: atLeast)  // S3
-        guard writing.space >= atLeast || state == .closed else { return false }
-        page.withdraw(.read)
+        let wish: Notification = direction == .reading ? .write : .read
+        page.ask(wish)  // S2
+        guard try isDue(direction, count) else { return false }  // S3
+        page.withdraw(wish)
         return true
+    }
+
+    /// Looks whether so many bytes can be read or written, or never will be.
+    mutating func isDue(_ direction: Direction, _ count: Int) throws(VchanError) -> Bool {
+        if direction == .reading {
+            try lookForData(atLeast: count)
+            return reading.available >= count || state == .closed
+        }
+        try lookForSpace(atLeast: count)
+        return writing.available >= count || !isWritable
     }
 
     /// Whether what is written now may still arrive: a byte stream whose peer has ended its own
@@ -80,40 +94,30 @@ extension Channel {
     /// peer has not written enough is it asked whether it still lives.
     @usableFromInline
     mutating func lookForData(atLeast: Int) throws(VchanError) {
-        guard reading.ready < atLeast, state != .closed || page == nil else { return }
+        guard reading.available < atLeast, state != .closed || page == nil else { return }
         try loadProduced()  // L1
-        if reading.ready < atLeast { try noticeClose() }  // L2, L3
+        if reading.available < atLeast { try noticeClose() }  // L2, L3
     }
 
     @usableFromInline
     mutating func lookForSpace(atLeast: Int) throws(VchanError) {
-        guard writing.space < atLeast, isWritable else { return }
+        guard writing.available < atLeast, isWritable else { return }
         guard let page else { return try pushStaged() }
-        let index = page.loadPeerConsumed()
-        guard writing.advancePeer(to: index) else {
-            throw poison(
-                .badIndex(
-                    .writing, peer: index, own: writing.published, size: Int(writing.size)))
-        }
-        if writing.space < atLeast { try noticeClose() }
+        let index = page.loadPeerConsumed()  // L1
+        if !writing.advance(to: index) { throw poison(index, .writing) }
+        if writing.available < atLeast { try noticeClose() }  // L2
     }
 
     mutating func loadProduced() throws(VchanError) {
         guard let page else { return stream.fill(&reading) }
         let index = page.loadPeerProduced()
-        guard reading.advancePeer(to: index) else {
-            throw poison(
-                .badIndex(
-                    .reading, peer: index, own: reading.published, size: Int(reading.size)))
-        }
+        if !reading.advance(to: index) { throw poison(index, .reading) }
     }
 
-    /// Shows the peer a quarter ring at a time: often enough that it never waits for long, seldom
-    /// enough that the shared lines stay with whoever works.
+    /// Shows the peer what was written when it is worth it.
     @inlinable
     mutating func publishProducedInBatches() {
-        guard writing.unpublished >= Int(writing.size) / 4 else { return }
-        publishProduced()
+        if writing.unpublished >= writing.batch { publishProduced() }
     }
 
     @usableFromInline
@@ -123,26 +127,24 @@ extension Channel {
             writing.markPublished()
             return stream.drain(&writing)
         }
-        page.publishProduced(writing.staged)
+        page.publishProduced(writing.own)
         writing.markPublished()
-        if page.takeAsked(.write) { link.notify() }
+        if page.isAsked(.write) { notify(of: .write) }
     }
 
-    /// Gives room back half a ring at a time; a peer that waits for room then wakes at most twice
-    /// for each ring filled.
+    /// Gives room back when it is worth it.
     @inlinable
     mutating func publishConsumedInBatches() {
-        guard reading.unpublished >= Int(reading.size) / 2 else { return }
-        publishConsumed()
+        if reading.unpublished >= reading.batch { publishConsumed() }
     }
 
     @usableFromInline
     @inline(never)
     mutating func publishConsumed() {
         guard state == .open, let page else { return reading.markPublished() }
-        page.publishConsumed(reading.taken)
+        page.publishConsumed(reading.own)
         reading.markPublished()
-        if page.takeAsked(.read) { link.notify() }
+        if page.isAsked(.read) { notify(of: .read) }
     }
 
     /// Hands what is staged to a byte stream, as far as it takes it.

@@ -14,11 +14,11 @@ extension Channel {
         atMost count: Int, _ body: (inout MutableSpan<UInt8>) -> Int
     ) throws(VchanError) -> Int {
         try requireWritable()
-        if writing.space < count {
+        if writing.available < count {
             try lookForSpace(atLeast: min(count, Int(writing.size)))
             try requireWritable()
         }
-        let room = min(count, writing.contiguousSpace)
+        let room = min(count, writing.contiguous)
         guard room > 0, let base = unsafe writing.base else { return 0 }
         // SAFETY: `room` bytes from `position` on are inside the ring's memory, and free.
         var span = unsafe MutableSpan<UInt8>(
@@ -26,7 +26,7 @@ extension Channel {
             count: room)
         let written = body(&span)
         precondition(0...room ~= written, "no more than the reserved bytes can be committed")
-        writing.stage(written)
+        writing.use(written)
         publishProducedInBatches()
         return written
     }
@@ -43,10 +43,10 @@ extension Channel {
     public mutating func read(
         atMost count: Int, _ body: (Span<UInt8>) -> Int
     ) throws(VchanError) -> Int {
-        if reading.ready < count {
+        if reading.available < count {
             try lookForData(atLeast: min(count, Int(reading.size)))
         }
-        let there = min(count, reading.contiguousReady)
+        let there = min(count, reading.contiguous)
         guard there > 0, let base = unsafe reading.base else { return 0 }
         // SAFETY: `there` bytes from `position` on are inside the ring's memory, and ready.
         let span = unsafe Span<UInt8>(
@@ -55,7 +55,7 @@ extension Channel {
             count: there)
         let used = body(span)
         precondition(0...there ~= used, "no more than the shown bytes can be consumed")
-        reading.take(used)
+        reading.use(used)
         publishConsumedInBatches()
         return used
     }

@@ -25,13 +25,8 @@ extension Channel {
     public mutating func waitForData(
         atLeast: Int = 1, deadline: UInt64? = nil
     ) throws(VchanError) -> Int {
-        if reading.ready >= atLeast { return reading.ready }
-        while true {
-            if try spinForData(atLeast: atLeast) { break }
-            if try armForData(atLeast: atLeast) { break }
-            try sleep(until: deadline)
-        }
-        return reading.ready
+        if reading.available < atLeast { try wait(.reading, atLeast, deadline) }
+        return reading.available
     }
 
     /// Waits until so many bytes can be written.
@@ -40,43 +35,48 @@ extension Channel {
     public mutating func waitForSpace(
         atLeast: Int = 1, deadline: UInt64? = nil
     ) throws(VchanError) -> Int {
-        if writing.space >= atLeast, state == .open { return writing.space }
-        while true {
-            if try spinForSpace(atLeast: atLeast) { break }
-            if try armForSpace(atLeast: atLeast) { break }
-            try sleep(until: deadline)
-        }
-        return state == .closed ? 0 : writing.space
+        if writing.available < atLeast || state != .open { try wait(.writing, atLeast, deadline) }
+        return state == .closed ? 0 : writing.available
     }
 
-    /// Looks for a while before the peer is asked to wake us, where that pays (see `Spinner`).
-    private mutating func spinForData(atLeast: Int) throws(VchanError) -> Bool {
-        guard page != nil, state == .open, atLeast <= Int(reading.size) else { return false }
+    /// Looks for a moment whether so many bytes come, where that pays (see `Spinner`): for event
+    /// loops that have nothing better to do, before they arm and sleep. Flushes first.
+    ///
+    /// - Returns: whether they are there, or the channel is closed.
+    public mutating func lingerForData(atLeast: Int = 1) throws(VchanError) -> Bool {
+        try spin(.reading, atLeast, patience: Spinner.moment)
+    }
+
+    /// Looks for a moment whether room for so many bytes comes; see `lingerForData`.
+    public mutating func lingerForSpace(atLeast: Int = 1) throws(VchanError) -> Bool {
+        try spin(.writing, atLeast, patience: Spinner.moment)
+    }
+
+    private mutating func wait(
+        _ direction: Direction, _ count: Int, _ deadline: UInt64?
+    ) throws(VchanError) {
+        while true {
+            if try spin(direction, count, patience: Spinner.wakeUp) { return }
+            if try arm(direction, count) { return }
+            try sleep(until: deadline)
+        }
+    }
+
+    /// Looks for a while before the peer is asked to wake us, where that pays.
+    private mutating func spin(
+        _ direction: Direction, _ count: Int, patience: UInt64
+    ) throws(VchanError) -> Bool {
+        let size = Int(direction == .reading ? reading.size : writing.size)
+        guard page != nil, state == .open, count <= size else { return false }
         try flush()
         // What is there at once says nothing about spinning.
-        try lookForData(atLeast: atLeast)
-        if reading.ready >= atLeast || state == .closed { return true }
+        if try isDue(direction, count) { return true }
         guard spinner.begin() else { return false }
         // Taken out, so that the looks can change the rest of the channel.
         var spinner = self.spinner
         defer { self.spinner = spinner }
-        return try spinner.spin { () throws(VchanError) in
-            try lookForData(atLeast: atLeast)
-            return reading.ready >= atLeast || state == .closed
-        }
-    }
-
-    private mutating func spinForSpace(atLeast: Int) throws(VchanError) -> Bool {
-        guard page != nil, state == .open, atLeast <= Int(writing.size) else { return false }
-        try flush()
-        try lookForSpace(atLeast: atLeast)
-        if writing.space >= atLeast || state == .closed { return true }
-        guard spinner.begin() else { return false }
-        var spinner = self.spinner
-        defer { self.spinner = spinner }
-        return try spinner.spin { () throws(VchanError) in
-            try lookForSpace(atLeast: atLeast)
-            return writing.space >= atLeast || state == .closed
+        return try spinner.spin(patience: patience) { () throws(VchanError) in
+            try isDue(direction, count)
         }
     }
 

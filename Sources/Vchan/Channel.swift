@@ -34,8 +34,8 @@ public struct Channel: ~Copyable {
     var link = EventLink()
     var stream = StreamLink()
     var spinner = Spinner()
-    @usableFromInline var reading = ConsumerRing.none
-    @usableFromInline var writing = ProducerRing.none
+    @usableFromInline var reading = RingEnd.none
+    @usableFromInline var writing = RingEnd.none
 
     /// A server over shared memory.
     init(
@@ -175,20 +175,21 @@ public struct Channel: ~Copyable {
         try loadProduced()
         guard state == .open else { return }
         // How far the peer has read is of interest too, see bytesUnread.
-        if let page { _ = writing.advancePeer(to: page.loadPeerConsumed()) }
+        if let page { _ = writing.advance(to: page.loadPeerConsumed()) }
         state = .closed
         writing.closeWindow()
         peerDied = !inOrder
     }
 
-    /// Ends a channel whose peer has broken the protocol; nothing of it is used any more.
-    mutating func poison(_ error: VchanError) -> VchanError {
+    /// Ends a channel whose peer has moved an index where none can be; nothing of it is used any more.
+    mutating func poison(_ index: UInt32, _ direction: Direction) -> VchanError {
+        let ring = direction == .reading ? reading : writing
         reading.abandon()
         writing.closeWindow()
         state = .closed
         page?.storeOwnLive(0)
         link.notify()
-        return error
+        return .badIndex(direction, peer: index, own: ring.published, size: Int(ring.size))
     }
 
     /// Closes in order (E1 to E3 of the model): the peer can read everything written so far, then
@@ -196,8 +197,8 @@ public struct Channel: ~Copyable {
     /// second at most.
     public consuming func close() {
         if let page {
-            if writing.unpublished > 0 { page.publishProduced(writing.staged) }
-            if reading.unpublished > 0 { page.publishConsumed(reading.taken) }
+            if writing.unpublished > 0 { page.publishProduced(writing.own) }
+            if reading.unpublished > 0 { page.publishConsumed(reading.own) }
             page.storeOwnLive(0)
             link.notify()
         } else if stream.number >= 0 {

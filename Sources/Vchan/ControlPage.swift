@@ -12,24 +12,29 @@ enum Role {
 @safe
 struct ControlPage {
     private let base: UnsafeMutableRawPointer
-    private let isServer: Bool
+    /// Where the indices of the ring begin that this side reads, and of the one that it writes:
+    /// the consumer's, then the producer's.
+    private let read: Int
+    private let write: Int
+    /// 0 for the client, 1 for the server: the order of the live and the notify bytes.
+    private let side: Int
 
     /// - Parameter base: a mapped page that outlives this value.
     init(base: UnsafeMutableRawPointer, role: Role) {
         unsafe self.base = base
-        isServer = role == .server
+        (read, write, side) = role == .server ? (0, 8, 1) : (8, 0, 0)
     }
 
     // Offsets (protocol 1.1), by who reads and writes a ring at this end.
-    private var ownConsumer: Int { isServer ? 0 : 8 }
-    private var peerProducer: Int { isServer ? 4 : 12 }
-    private var peerConsumer: Int { isServer ? 8 : 0 }
-    private var ownProducer: Int { isServer ? 12 : 4 }
-    private var peerLive: Int { isServer ? 20 : 21 }
-    private var ownLive: Int { isServer ? 21 : 20 }
+    private var ownConsumer: Int { read }
+    private var peerProducer: Int { read + 4 }
+    private var peerConsumer: Int { write }
+    private var ownProducer: Int { write + 4 }
+    private var peerLive: Int { 21 - side }
+    private var ownLive: Int { 20 + side }
     /// The notify byte that this side sets to ask the peer, and the one that it tests.
-    private var peerNotify: Int { isServer ? 22 : 23 }
-    private var ownNotify: Int { isServer ? 23 : 22 }
+    private var peerNotify: Int { 23 - side }
+    private var ownNotify: Int { 22 + side }
 
     // SAFETY (all accesses below): the offsets are constants inside the mapped page, aligned to
     // their size; Atomic has the layout of its integer; the peer accesses the words atomically too.
@@ -63,6 +68,13 @@ struct ControlPage {
         unsafe word(ownConsumer).pointee.store(index, ordering: .sequentiallyConsistent)
     }
 
+    /// The same without a fence of its own, for a caller that publishes what it produced next: that
+    /// store comes after this one and before every later load, on processors that keep the order
+    /// of release stores (x86, ARMv8).
+    func storeConsumed(_ index: UInt32) {
+        unsafe word(ownConsumer).pointee.store(index, ordering: .releasing)
+    }
+
     /// Own indices at set-up, the only time they are read: a client starts where the page says.
     func initialIndices() -> (consumed: UInt32, produced: UInt32) {
         (
@@ -83,19 +95,18 @@ struct ControlPage {
             ~notification.rawValue, ordering: .sequentiallyConsistent)
     }
 
-    /// Whether the peer asked for one of these; the bits are cleared, unknown ones left alone. The
-    /// locked operation is made only when a plain load has seen a bit.
+    /// Whether the peer asked for one of these; the bits are cleared, unknown ones left alone. A
+    /// locked operation: to be made only when `isAsked` has seen a bit.
     func takeAsked(_ notification: Notification) -> Bool {
         let mask = notification.rawValue
-        let seen = unsafe byte(ownNotify).pointee.load(ordering: .sequentiallyConsistent)
-        guard seen & mask != 0 else { return false }
         let before = unsafe byte(ownNotify).pointee.bitwiseAnd(
             ~mask, ordering: .sequentiallyConsistent
         ).oldValue
         return before & mask != 0
     }
 
-    /// Whether the peer has set one of these bits, which stay as they are.
+    /// Whether the peer has set one of these bits, which stay as they are. After `publish…`: the load
+    /// must not be made before the index is visible.
     func isAsked(_ notification: Notification) -> Bool {
         let seen = unsafe byte(ownNotify).pointee.load(ordering: .sequentiallyConsistent)
         return seen & notification.rawValue != 0

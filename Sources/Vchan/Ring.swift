@@ -1,50 +1,102 @@
-/// The producing end of one ring: private indices over shared bytes (protocol 1.3).
+/// One end of one ring: private indices over shared bytes (protocol 1.3). Producer and consumer
+/// differ in one thing only: the peer gives the one room, and the other one bytes.
 ///
-/// `peer` is the last checked value of the consumer's index; the shared word is looked at only when
-/// this copy says that there is no room.
+/// Nothing is copied from the shared page but by `advance`, which checks it; the shared word is
+/// looked at only when the private copy says that there is nothing left to use.
 @safe
 @usableFromInline
-struct ProducerRing {
+struct RingEnd {
     @usableFromInline let base: UnsafeMutableRawPointer?
     @usableFromInline let size: UInt32
-    /// Written so far, published or not.
-    @usableFromInline var staged: UInt32
-    /// What the peer was shown.
+    /// Written so far by a producer, read so far by a consumer: shown to the peer or not.
+    @usableFromInline var own: UInt32
+    /// What the peer was shown of it.
     @usableFromInline var published: UInt32
-    @usableFromInline var peer: UInt32
-    /// Bytes that can be written without a thought: free, in one piece, and not yet worth showing.
-    /// 0 says no more than that somebody has to think.
+    /// How far `own` may go: what the peer has produced, or what it has consumed and a ring's size.
+    @usableFromInline var limit: UInt32
+    /// How far the limit is ahead of the peer's index: a producer may fill a ring's size.
+    private let lead: UInt32
+    /// Bytes that are worth showing to the peer without being asked.
+    @usableFromInline let batch: Int
+    /// Bytes that can be used without a thought: available, in one piece, and not yet worth
+    /// showing. 0 says no more than that somebody has to think.
     @usableFromInline var window = 0
 
-    static var none: ProducerRing { unsafe ProducerRing(base: nil, size: 0, index: 0) }
+    enum Kind { case producer, consumer }
+
+    static var none: RingEnd { unsafe RingEnd(.consumer, base: nil, size: 0, index: 0) }
 
     /// - Parameter base: `size` mapped bytes that outlive this value; `size` is a power of two.
-    init(base: UnsafeMutableRawPointer?, size: Int, index: UInt32) {
+    init(_ kind: Kind, base: UnsafeMutableRawPointer?, size: Int, index: UInt32) {
         unsafe self.base = base
         self.size = UInt32(size)
-        (staged, published, peer) = (index, index, index)
+        lead = kind == .producer ? self.size : 0
+        // A producer shows a quarter ring at a time: often enough that the peer never waits for
+        // long, seldom enough that the shared lines stay with whoever works. Room is given back half
+        // a ring at a time: a peer that waits for it then wakes at most twice for each ring filled.
+        batch = kind == .producer ? size / 4 : size / 2
+        (own, published, limit) = (index, index, index &+ lead)
     }
 
-    /// Free bytes as far as known here.
-    @inlinable var space: Int { Int(size &- (staged &- peer)) }
-    @inlinable var position: Int { Int(staged & (size &- 1)) }
-    @inlinable var unpublished: Int { Int(staged &- published) }
+    /// Free bytes of a producer, ready bytes of a consumer, as far as known here.
+    @inlinable var available: Int { Int(limit &- own) }
+    /// Where the next byte lies.
+    @inlinable var position: Int { Int(own & (size &- 1)) }
+    /// Bytes from here to the ring's end that are available in one piece.
+    @inlinable var contiguous: Int { min(available, Int(size) - position) }
+    /// Bytes that were written or read and not shown to the peer.
+    @inlinable var unpublished: Int { Int(own &- published) }
 
-    /// Checks a consumer's index: it stays between where it was and what was published.
+    /// Checks an index of the peer: it never goes back, a consumer's never overtakes what it was
+    /// shown, and a producer's never leaves the room it was shown.
     ///
     /// - Returns: false when the peer is broken or hostile; nothing is changed then.
-    mutating func advancePeer(to index: UInt32) -> Bool {
-        guard published &- index <= published &- peer else { return false }
-        peer = index
+    mutating func advance(to index: UInt32) -> Bool {
+        let ahead = index &+ lead &- published
+        guard ahead <= size, ahead >= limit &- published else { return false }
+        limit = index &+ lead
         return true
     }
 
-    /// Copies bytes behind what is staged already, `offset` bytes on; the caller has made sure of
+    /// Counts bytes that were copied in or out.
+    @inlinable
+    mutating func use(_ count: Int) {
+        assert(count <= available)
+        own &+= UInt32(truncatingIfNeeded: count)
+        window = 0
+    }
+
+    /// Counts bytes that were copied in or out through the window.
+    @inlinable
+    mutating func useThroughWindow(_ count: Int) {
+        assert(count <= window && count <= contiguous)
+        own &+= UInt32(truncatingIfNeeded: count)
+        window &-= count
+    }
+
+    /// Works out the window again, after what is worth showing was shown.
+    mutating func openWindow() { window = max(0, min(contiguous, batch - unpublished)) }
+
+    mutating func closeWindow() { window = 0 }
+
+    mutating func markPublished() { published = own }
+
+    /// Forgets what is available: nothing of a poisoned ring is used.
+    mutating func abandon() {
+        limit = own
+        window = 0
+    }
+}
+
+// MARK: The bytes
+
+extension RingEnd {
+    /// Copies bytes behind what is written already, `offset` bytes on; the caller has made sure of
     /// the room.
     @inlinable
     func copyIn(_ source: UnsafeRawBufferPointer, offset: Int = 0) {
         guard let base = unsafe base, let from = source.baseAddress else { return }
-        precondition(source.count + offset <= space, "a ring holds no more than its room")
+        precondition(source.count + offset <= available, "a ring holds no more than its room")
         let start = (position + offset) & (Int(size) - 1)
         let first = min(source.count, Int(size) - start)
         // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
@@ -54,92 +106,11 @@ struct ProducerRing {
         }
     }
 
-    /// Copies bytes that fit before the ring's end; `contiguousSpace` has said so.
-    @inlinable
-    func copyInOnePiece(_ source: UnsafeRawBufferPointer) {
-        guard let base = unsafe base, let from = source.baseAddress else { return }
-        // SAFETY: position + count <= size, inside the mapping.
-        unsafe copyShort(to: base + position, from: from, source.count)
-    }
-
-    /// Counts bytes that were copied in.
-    @inlinable
-    mutating func stage(_ count: Int) {
-        assert(count <= space)
-        staged &+= UInt32(truncatingIfNeeded: count)
-        window = 0
-    }
-
-    /// Counts bytes that were copied in through the window.
-    @inlinable
-    mutating func stageThroughWindow(_ count: Int) {
-        assert(count <= window && count <= contiguousSpace)
-        staged &+= UInt32(truncatingIfNeeded: count)
-        window &-= count
-    }
-
-    /// Works out the window again, after what is staged was shown if it was worth it.
-    mutating func openWindow() {
-        window = max(0, min(contiguousSpace, Int(size) / 4 - unpublished))
-    }
-
-    mutating func closeWindow() { window = 0 }
-
-    mutating func markPublished() { published = staged }
-
-    /// Bytes from here to the ring's end that can be written in one piece.
-    @inlinable var contiguousSpace: Int { min(space, Int(size) - position) }
-
-    /// Counts bytes that a byte stream took from the start of what is staged.
-    mutating func sent(_ count: Int) { peer &+= UInt32(count) }
-    /// Staged bytes that no byte stream has taken yet, and where they begin.
-    var unsent: Int { Int(staged &- peer) }
-    var unsentPosition: Int { Int(peer & (size &- 1)) }
-}
-
-/// The consuming end of one ring; see `ProducerRing`.
-@safe
-@usableFromInline
-struct ConsumerRing {
-    @usableFromInline let base: UnsafeMutableRawPointer?
-    @usableFromInline let size: UInt32
-    /// Read so far, published or not.
-    @usableFromInline var taken: UInt32
-    /// What the peer was shown.
-    @usableFromInline var published: UInt32
-    @usableFromInline var peer: UInt32
-    /// Bytes that can be read without a thought, see `ProducerRing.window`.
-    @usableFromInline var window = 0
-
-    static var none: ConsumerRing { unsafe ConsumerRing(base: nil, size: 0, index: 0) }
-
-    /// - Parameter base: `size` mapped bytes that outlive this value; `size` is a power of two.
-    init(base: UnsafeMutableRawPointer?, size: Int, index: UInt32) {
-        unsafe self.base = base
-        self.size = UInt32(size)
-        (taken, published, peer) = (index, index, index)
-    }
-
-    /// Bytes ready as far as known here.
-    @inlinable var ready: Int { Int(peer &- taken) }
-    @inlinable var position: Int { Int(taken & (size &- 1)) }
-    @inlinable var unpublished: Int { Int(taken &- published) }
-
-    /// Checks a producer's index: it never goes back and never exceeds the room it was shown.
-    ///
-    /// - Returns: false when the peer is broken or hostile; nothing is changed then.
-    mutating func advancePeer(to index: UInt32) -> Bool {
-        let held = index &- published
-        guard held <= size, held >= peer &- published else { return false }
-        peer = index
-        return true
-    }
-
     /// Copies the next bytes out once; the caller has made sure that they are ready.
     @inlinable
     func copyOut(to target: UnsafeMutableRawBufferPointer) {
         guard let base = unsafe base, let to = target.baseAddress else { return }
-        precondition(target.count <= ready, "a ring gives no more than is ready")
+        precondition(target.count <= available, "a ring gives no more than is ready")
         let start = position
         let first = min(target.count, Int(size) - start)
         // SAFETY: start + first <= size, and the rest is less than size: inside the mapping.
@@ -149,50 +120,33 @@ struct ConsumerRing {
         }
     }
 
-    /// Copies bytes that end before the ring does; `contiguousReady` has said so.
+    /// Copies bytes that fit before the ring's end; `contiguous` has said so.
+    @inlinable
+    func copyInOnePiece(_ source: UnsafeRawBufferPointer) {
+        guard let base = unsafe base, let from = source.baseAddress else { return }
+        // SAFETY: position + count <= size, inside the mapping.
+        unsafe copyShort(to: base + position, from: from, source.count)
+    }
+
+    /// Copies bytes that end before the ring does; `contiguous` has said so.
     @inlinable
     func copyOutInOnePiece(to target: UnsafeMutableRawBufferPointer) {
         guard let base = unsafe base, let to = target.baseAddress else { return }
         // SAFETY: position + count <= size, inside the mapping.
         unsafe copyShort(to: to, from: base + position, target.count)
     }
+}
 
-    @inlinable
-    mutating func take(_ count: Int) {
-        assert(count <= ready)
-        taken &+= UInt32(truncatingIfNeeded: count)
-        window = 0
-    }
+// MARK: Before a byte stream
 
-    /// Counts bytes that were copied out through the window.
-    @inlinable
-    mutating func takeThroughWindow(_ count: Int) {
-        assert(count <= window && count <= contiguousReady)
-        taken &+= UInt32(truncatingIfNeeded: count)
-        window &-= count
-    }
-
-    /// Works out the window again, after room was given back if it was worth it.
-    mutating func openWindow() {
-        window = max(0, min(contiguousReady, Int(size) / 2 - unpublished))
-    }
-
-    mutating func markPublished() { published = taken }
-
-    /// Bytes from here to the ring's end that can be read in one piece.
-    @inlinable var contiguousReady: Int { min(ready, Int(size) - position) }
-
-    /// Counts bytes that a byte stream delivered behind what is ready.
-    mutating func delivered(_ count: Int) { peer &+= UInt32(count) }
-    /// Room for bytes of a byte stream, and where it begins.
-    var fillable: Int { Int(size) - ready }
-    var fillPosition: Int { Int(peer & (size &- 1)) }
-
-    /// Forgets what is ready: nothing of a poisoned ring is used.
-    mutating func abandon() {
-        peer = taken
-        window = 0
-    }
+extension RingEnd {
+    /// Bytes that a byte stream has still to take from a producer's ring, or room for those that it
+    /// brings to a consumer's.
+    var pending: Int { Int(size) - available }
+    /// Where they begin.
+    var pendingPosition: Int { Int(limit & (size &- 1)) }
+    /// Counts bytes that a byte stream took or brought.
+    mutating func streamed(_ count: Int) { limit &+= UInt32(count) }
 }
 
 /// Copies between a ring and private memory, which never overlap. Messages of a line or two are the

@@ -64,20 +64,20 @@ struct SharedMemory: ~Copyable {
     /// Both rings as this side uses them, from the given indices on.
     func rings(
         _ role: Role, consumed: UInt32, produced: UInt32
-    ) -> (reading: ConsumerRing, writing: ProducerRing) {
+    ) -> (reading: RingEnd, writing: RingEnd) {
         // SAFETY: offsets and sizes of valid orders lie inside the mapping.
         let left = unsafe base + orders.leftOffset
         let right = unsafe base + orders.rightOffset
         return switch role {
         case .server:
             unsafe (
-                ConsumerRing(base: left, size: orders.leftSize, index: consumed),
-                ProducerRing(base: right, size: orders.rightSize, index: produced)
+                RingEnd(.consumer, base: left, size: orders.leftSize, index: consumed),
+                RingEnd(.producer, base: right, size: orders.rightSize, index: produced)
             )
         case .client:
             unsafe (
-                ConsumerRing(base: right, size: orders.rightSize, index: consumed),
-                ProducerRing(base: left, size: orders.leftSize, index: produced)
+                RingEnd(.consumer, base: right, size: orders.rightSize, index: consumed),
+                RingEnd(.producer, base: left, size: orders.leftSize, index: produced)
             )
         }
     }

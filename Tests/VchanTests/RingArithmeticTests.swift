@@ -7,41 +7,41 @@ import Testing
 
     @Test(arguments: nearWrap)
     func aProducerNeverHasMoreRoomThanTheRing(start: UInt32) {
-        var ring = unsafe ProducerRing(base: nil, size: 1024, index: start)
-        #expect(ring.space == 1024)
-        ring.stage(1000)
+        var ring = unsafe RingEnd(.producer, base: nil, size: 1024, index: start)
+        #expect(ring.available == 1024)
+        ring.use(1000)
         ring.markPublished()
-        #expect(ring.space == 24)
-        #expect(ring.advancePeer(to: start &+ 1000) == true)
-        #expect(ring.space == 1024)
+        #expect(ring.available == 24)
+        #expect(ring.advance(to: start &+ 1000) == true)
+        #expect(ring.available == 1024)
     }
 
     @Test(arguments: nearWrap)
     func aConsumerThatIsAheadOfTheProducerIsRefused(start: UInt32) {
-        var ring = unsafe ProducerRing(base: nil, size: 1024, index: start)
-        ring.stage(10)
+        var ring = unsafe RingEnd(.producer, base: nil, size: 1024, index: start)
+        ring.use(10)
         ring.markPublished()
-        ring.stage(10)
-        #expect(ring.advancePeer(to: start &+ 11) == false)
-        #expect(ring.advancePeer(to: start &- 1) == false)
-        #expect(ring.advancePeer(to: start &+ 5) == true)
-        #expect(ring.advancePeer(to: start &+ 4) == false)
-        #expect(ring.space == 1024 - 15)
+        ring.use(10)
+        #expect(ring.advance(to: start &+ 11) == false)
+        #expect(ring.advance(to: start &- 1) == false)
+        #expect(ring.advance(to: start &+ 5) == true)
+        #expect(ring.advance(to: start &+ 4) == false)
+        #expect(ring.available == 1024 - 15)
     }
 
     @Test(arguments: nearWrap)
     func aProducerThatOverrunsOrGoesBackIsRefused(start: UInt32) {
-        var ring = unsafe ConsumerRing(base: nil, size: 1024, index: start)
-        #expect(ring.advancePeer(to: start &+ 1025) == false)
-        #expect(ring.advancePeer(to: start &- 1) == false)
-        #expect(ring.advancePeer(to: start &+ 1024) == true)
-        ring.take(512)
+        var ring = unsafe RingEnd(.consumer, base: nil, size: 1024, index: start)
+        #expect(ring.advance(to: start &+ 1025) == false)
+        #expect(ring.advance(to: start &- 1) == false)
+        #expect(ring.advance(to: start &+ 1024) == true)
+        ring.use(512)
         // The room is not shown to the peer yet: it may not use it.
-        #expect(ring.advancePeer(to: start &+ 1025) == false)
+        #expect(ring.advance(to: start &+ 1025) == false)
         ring.markPublished()
-        #expect(ring.advancePeer(to: start &+ 1025) == true)
-        #expect(ring.advancePeer(to: start &+ 1024) == false)
-        #expect(ring.ready == 513)
+        #expect(ring.advance(to: start &+ 1025) == true)
+        #expect(ring.advance(to: start &+ 1024) == false)
+        #expect(ring.available == 513)
     }
 
     @Test func aServerChoosesOrdersByTheTable() throws {

@@ -150,7 +150,7 @@ private func pump(_ channel: inout Channel, _ side: Int, _ task: Task) throws {
     let isSource = side == 1
     let pipe = try Descriptor.privateNonblocking(
         isSource ? 0 : 1, writing: !isSource, switched: &switched)
-    let unit = min(task.ring / 2, 65536)
+    let unit = min(task.ring, 65536)
     var set = PollSet()
     var left = task.count
     while left > 0 {
@@ -160,13 +160,17 @@ private func pump(_ channel: inout Channel, _ side: Int, _ task: Task) throws {
             case .moved(let count):
                 left -= count
                 continue
-            case .noRoom: if try channel.armForSpace(atLeast: unit) { continue }
+            case .noRoom:
+                if try channel.lingerForSpace(atLeast: unit) { continue }
+                if try channel.armForSpace(atLeast: unit) { continue }
             case .wouldBlock: waitsForPipe = true
             default: throw BenchFailure(description: "the pipe has ended")
             }
         } else {
             switch try channel.drain(left, to: pipe.number, isSocket: false) {
-            case .moved(0): if try channel.armForData(atLeast: min(left, unit)) { continue }
+            case .moved(0):
+                if try channel.lingerForData(atLeast: min(left, unit)) { continue }
+                if try channel.armForData(atLeast: min(left, unit)) { continue }
             case .moved(let count):
                 left -= count
                 continue

@@ -50,15 +50,15 @@ struct StreamLink: ~Copyable {
     func clear() { cs_edges_clear(number) }
 
     /// Receives as much as there is room for, in one call.
-    mutating func fill(_ ring: inout ConsumerRing) {
-        guard !atEnd, ring.fillable > 0 else { return }
-        // SAFETY: the pieces from fillPosition on are inside the ring's memory and hold nothing.
+    mutating func fill(_ ring: inout RingEnd) {
+        guard !atEnd, ring.pending > 0 else { return }
+        // SAFETY: the pieces from pendingPosition on are inside the ring's memory and hold nothing.
         let got = again {
             unsafe cs_read_into_ring(
-                socketNumber, ring.base, Int(ring.size), ring.fillPosition, ring.fillable, 1)
+                socketNumber, ring.base, Int(ring.size), ring.pendingPosition, ring.pending, 1)
         }
         if got > 0 {
-            ring.delivered(got)
+            ring.streamed(got)
         } else if got == 0 || errno != EAGAIN {
             wasReset = got < 0
             atEnd = true
@@ -68,15 +68,15 @@ struct StreamLink: ~Copyable {
     }
 
     /// Sends as much of what is staged as the socket takes.
-    mutating func drain(_ ring: inout ProducerRing) {
-        while number >= 0, !isBroken, ring.unsent > 0 {
-            // SAFETY: the pieces from unsentPosition on are inside the ring's memory and staged.
+    mutating func drain(_ ring: inout RingEnd) {
+        while number >= 0, !isBroken, ring.pending > 0 {
+            // SAFETY: the pieces from pendingPosition on are inside the ring's memory and staged.
             let put = again {
                 unsafe cs_write_from_ring(
-                    socketNumber, ring.base, Int(ring.size), ring.unsentPosition, ring.unsent, 1)
+                    socketNumber, ring.base, Int(ring.size), ring.pendingPosition, ring.pending, 1)
             }
             if put > 0 {
-                ring.sent(put)
+                ring.streamed(put)
             } else {
                 isBroken = errno != EAGAIN
                 return
@@ -85,17 +85,17 @@ struct StreamLink: ~Copyable {
     }
 
     /// Ends the writing direction; what is staged goes out first, as far as the socket takes it.
-    mutating func shutdownWhenSent(_ ring: inout ProducerRing) {
+    mutating func shutdownWhenSent(_ ring: inout RingEnd) {
         finish(&ring)
         UnixSocket.shutdown(socketNumber, writing: true)
     }
 
     /// Sends what is left, waiting a little for a peer that is slow to take it.
-    mutating func finish(_ ring: inout ProducerRing) {
+    mutating func finish(_ ring: inout RingEnd) {
         let patience: Int32 = 1000
         while true {
             drain(&ring)
-            if isBroken || ring.unsent == 0 { return }
+            if isBroken || ring.pending == 0 { return }
             var entry = pollfd(fd: socketNumber, events: Int16(POLLOUT), revents: 0)
             // SAFETY: one entry that outlives the call.
             if unsafe Glibc.poll(&entry, 1, patience) <= 0 { return }
@@ -126,10 +126,10 @@ struct PrivateMemory: ~Copyable {
 
     deinit { unsafe base.deallocate() }
 
-    func rings() -> (reading: ConsumerRing, writing: ProducerRing) {
+    func rings() -> (reading: RingEnd, writing: RingEnd) {
         unsafe (
-            ConsumerRing(base: base, size: readSize, index: 0),
-            ProducerRing(base: base + readSize, size: writeSize, index: 0)
+            RingEnd(.consumer, base: base, size: readSize, index: 0),
+            RingEnd(.producer, base: base + readSize, size: writeSize, index: 0)
         )
     }
 }
