@@ -14,14 +14,14 @@ public struct PolicyEngine: Sendable {
         self.policy = policy
         self.system = system
         index = RuleIndex(policy.rules, symbols: policy.symbols.count)
-        binding = Binding(policy, system)
+        binding = Binding(policy, system, index)
         emptyArgument = policy.symbols.find("+")
     }
 
     /// Takes over a change of the qubes; the compiled rules stay.
     public mutating func update(_ system: SystemInformation) {
         self.system = system
-        binding = Binding(policy, system)
+        binding = Binding(policy, system, index)
         cache = DecisionCache()
     }
 
@@ -170,7 +170,10 @@ public struct PolicyEngine: Sendable {
     private func firstRule(_ groups: (Int32, Int32, Int32), _ decision: Decision) -> FoundRule {
         let key = Self.key(groups, decision)
         if let rule = cache.rule(key) { return rule }
-        let rule = searchRule(groups, decision)
+        let sources = binding.qubes[Int(decision.source)].asSource
+        let request = RuleIndex.Request(
+            terms: binding.terms, sources: sources, targets: targetTerms(decision))
+        let rule = index.first(groups, request)
         cache.store(key, rule)
         return rule
     }
@@ -185,22 +188,6 @@ public struct PolicyEngine: Sendable {
         return DecisionCache.Key(
             groups: UInt64(groups.0 + 2) << 32 | UInt64(groups.1 + 2),
             qubes: UInt64(decision.source) << 32 | code)
-    }
-
-    private func searchRule(
-        _ groups: (Int32, Int32, Int32), _ decision: Decision
-    ) -> FoundRule {
-        let sources = binding.qubes[Int(decision.source)].asSource
-        let targets = targetTerms(decision)
-        var best = Int32.max
-        index.lower(
-            &best, group: groups.0, terms: binding.terms, sources: sources, targets: targets)
-        index.lower(
-            &best, group: groups.1, terms: binding.terms, sources: sources, targets: targets)
-        index.lower(
-            &best, group: groups.2, terms: binding.terms, sources: sources, targets: targets)
-        if best == .max { return .none }
-        return FoundRule(number: best, policy.rules[Int(best)])
     }
 
     private func targetTerms(_ decision: Decision) -> Range<Int> {
