@@ -1,18 +1,19 @@
 import Synchronization
 
 /// Rules found before, for calls that come again: most calls do, and with very many rules finding
-/// one is mostly waiting for memory (three times as long at 100,000 rules as at 50). Of a fixed size; a call that falls on the place of another
-/// takes it over. It belongs to one policy and one state of the qubes.
+/// one is mostly waiting for memory (three times as long at 100,000 rules as at 50). Of a fixed
+/// size; the oldest of those that share a place makes room. It belongs to one policy and one state
+/// of the qubes.
 final class DecisionCache: Sendable {
     /// What the first rule depends on.
     struct Key: Sendable, Equatable {
-        /// The groups of rules.
-        let groups: UInt64
-        /// The source and the target.
-        let qubes: UInt64
+        /// The most special group of rules, which determines the others.
+        let group: Int32
+        let source: Int32
+        let target: UInt32
 
-        /// No call has it: groups are counted from 1.
-        static let none = Key(groups: 0, qubes: .max)
+        /// No call has it: sources are counted from 0.
+        static let none = Key(group: -1, source: -1, target: 0)
     }
 
     private struct Entry: Sendable {
@@ -20,37 +21,46 @@ final class DecisionCache: Sendable {
         var rule = FoundRule.none
     }
 
-    /// Two places for each value of the hash: with one, calls that come in turns would push each
-    /// other out all the time.
-    private struct Pair: Sendable {
-        var newer = Entry()
-        var older = Entry()
+    /// Four places, a line of the processor's cache, for each value of the hash: with one, calls
+    /// that come in turns would push each other out all the time.
+    private struct Places: Sendable {
+        var first = Entry()
+        var second = Entry()
+        var third = Entry()
+        var fourth = Entry()
     }
 
     private static let size = 8_192
-    private let pairs = Mutex([Pair](repeating: Pair(), count: DecisionCache.size))
+    private let places = Mutex([Places](repeating: Places(), count: DecisionCache.size))
 
     private static func place(_ key: Key) -> Int {
-        let mixed = (key.groups &* 0x9e37_79b9_7f4a_7c15) ^ (key.qubes &* 0xc2b2_ae3d_27d4_eb4f)
+        let pair = UInt64(UInt32(bitPattern: key.group)) << 32 | UInt64(key.target)
+        let mixed =
+            (pair &* 0x9e37_79b9_7f4a_7c15)
+            ^ (UInt64(UInt32(bitPattern: key.source)) &* 0xc2b2_ae3d_27d4_eb4f)
         return Int(truncatingIfNeeded: ((mixed ^ mixed >> 29) &* 0xbf58_476d_1ce4_e5b9) >> 40)
             & (size - 1)
     }
 
     /// The rule that was found for a key; nil when the key is not here.
     func rule(_ key: Key) -> FoundRule? {
-        pairs.withLock { pairs in
-            let pair = pairs[Self.place(key)]
-            if pair.newer.key == key { return pair.newer.rule }
-            return pair.older.key == key ? pair.older.rule : nil
+        places.withLock { places in
+            let place = places[Self.place(key)]
+            if place.first.key == key { return place.first.rule }
+            if place.second.key == key { return place.second.rule }
+            if place.third.key == key { return place.third.rule }
+            return place.fourth.key == key ? place.fourth.rule : nil
         }
     }
 
-    /// Keeps a rule for a key that is not here; the pair's older one makes room.
+    /// Keeps a rule for a key that is not here.
     func store(_ key: Key, _ rule: FoundRule) {
-        pairs.withLock { pairs in
-            let place = Self.place(key)
-            pairs[place].older = pairs[place].newer
-            pairs[place].newer = Entry(key: key, rule: rule)
+        places.withLock { places in
+            let number = Self.place(key)
+            let before = places[number]
+            places[number] = Places(
+                first: Entry(key: key, rule: rule), second: before.first, third: before.second,
+                fourth: before.third)
         }
     }
 }

@@ -182,12 +182,14 @@ public struct PolicyEngine: Sendable {
         _ groups: (Int32, Int32, Int32), _ decision: Decision
     ) -> DecisionCache.Key {
         let target = decision.requested
-        let code =
-            UInt64(target.kind.rawValue) << 28 | (target.spelling == .keyword ? 1 << 27 : 0)
-            | UInt64(target.qube + 1)
+        // Whether there are groups of their own for the argument and for the service.
+        let group =
+            groups.0 >= 0 ? groups.0 << 2 | 2 : groups.1 >= 0 ? groups.1 << 2 | 1 : 0
         return DecisionCache.Key(
-            groups: UInt64(groups.0 + 2) << 32 | UInt64(groups.1 + 2),
-            qubes: UInt64(decision.source) << 32 | code)
+            group: group, source: decision.source,
+            target: UInt32(target.kind.rawValue) << 28
+                | (target.spelling == .keyword ? 1 << 27 : 0)
+                | UInt32(target.qube + 1))
     }
 
     private func targetTerms(_ decision: Decision) -> Range<Int> {
