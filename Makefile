@@ -12,12 +12,13 @@ BINDIR = /usr/bin
 SHAREDIR = /usr/share/swift-qrexec
 
 .PHONY: help build demo test test-unit test-end-to-end test-models lint format bench bench-calls \
-	fuzz soak install uninstall clean packages programs
+	fuzz soak install uninstall clean packages programs prompt-window
 
 help:
 	@echo 'make demo        a lab of qubes on this machine: an allowed and a denied call'
 	@echo 'make test        lint, build, unit and end-to-end tests, models, fuzzers, the demo'
 	@echo 'make build       all programs, under the names users know, in .build/bin'
+	@echo 'make prompt-window   the window that asks about calls (needs GTK 3)'
 	@echo 'make lint        style and structure of the sources'
 	@echo 'make bench       all benchmarks (JSON=FILE, STRICT=1); also bench-NAME'
 	@echo 'make fuzz        all fuzzers (SECONDS=N each)'
@@ -35,6 +36,10 @@ programs: packages
 build: programs
 	@.ci/stage $(OUTPUT) .build
 	@echo 'The programs are in .build/bin; start with .build/bin/qubes-lab up'
+
+prompt-window:
+	@.ci/packages build window
+	QREXEC_WINDOW=1 $(SWIFT) build $(RELEASE) --product qrexec-policy-window
 
 demo: build
 	.build/bin/qubes-lab demo

@@ -174,3 +174,17 @@ let package = Package(
             name: "EndToEndTests", dependencies: ["LinuxSystem", system], swiftSettings: tests),
     ]
 )
+
+// The window of the prompt needs GTK 3; everything else is built without it: `make prompt-window`.
+if Context.environment["QREXEC_WINDOW"] == "1" {
+    package.targets += [
+        .systemLibrary(
+            name: "CGTK", pkgConfig: "gtk+-3.0", providers: [.apt(["libgtk-3-dev"])]),
+        .target(name: "CPromptWindow", dependencies: ["CGTK"]),
+        .executableTarget(
+            name: "qrexec-policy-window",
+            dependencies: [
+                "CPromptWindow", "LinuxSystem", "QrexecPolicy", "QrexecRuntime", system,
+            ], swiftSettings: tests),
+    ]
+}

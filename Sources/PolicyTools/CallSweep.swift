@@ -44,6 +44,20 @@ final class CallSweep {
     }
 }
 
+extension CallSpace {
+    /// Keeps the services that people name, with every argument where they name none.
+    mutating func keepServices(_ names: [String]) {
+        var kept: [CallSpace.Service] = []
+        for name in names {
+            let found = services.filter { service in
+                name.contains("+") ? service.call == name : service.call.hasPrefix(name + "+")
+            }
+            kept += found.isEmpty ? [CallSpace.Service(call: name, shown: name)] : found
+        }
+        services = kept
+    }
+}
+
 /// Names as people read them: all, all but a few, or some.
 struct NameList {
     let all: Set<String>

@@ -33,7 +33,7 @@ struct EditorTool: ParsableCommand {
     func run() throws {
         try reportingFailures {
             let reference = try PolicyFileReference(name)
-            let access = PolicyAccess()
+            let access = try input.access()
             let history = access.local.map { PolicyHistory($0) }
             if versions { return listVersions(history, reference) }
             let lock = try access.local.map { try self.lock($0, reference) }
@@ -42,7 +42,8 @@ struct EditorTool: ParsableCommand {
             do {
                 (token, contents) = try access.get(reference)
             } catch let failure as PolicyAdmin.Failure where failure.kind == .notFound {
-            } catch is PolicyAccess.RemoteFailure {
+            } catch let failure as PolicyAccess.RemoteFailure where failure.isRefusedByService {
+                // A file that is there is refused by its token later.
             }
             let edited =
                 try back.map { try version($0, history, reference) }

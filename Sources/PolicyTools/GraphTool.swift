@@ -46,7 +46,7 @@ struct GraphTool: ParsableCommand {
 
     private func graph(_ engine: PolicyEngine) -> String {
         var space = CallSpace([engine.policy], engine.system)
-        if !service.isEmpty { space.services = service.map { .init(call: $0, shown: $0) } }
+        if !service.isEmpty { space.keepServices(service) }
         let sweep = CallSweep(engine, space)
         var edges: [Edge] = []
         var seen: Set<Edge> = []

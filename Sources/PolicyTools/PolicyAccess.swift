@@ -31,8 +31,19 @@ struct PolicyAccess {
 
     /// dom0 is where a policy directory is.
     init() {
-        let admin = PolicyAdmin()
+        self.init(PolicyAdmin())
+    }
+
+    private init(_ admin: PolicyAdmin) {
         self.admin = FileManager.default.fileExists(atPath: admin.directory) ? admin : nil
+    }
+
+    /// The files of a directory that somebody named, which must be there.
+    init(_ directories: PolicyDirectories) throws {
+        self.init(PolicyAdmin(directories))
+        if admin == nil {
+            throw RemoteFailure("there is no directory \(directories.directories.last ?? "")")
+        }
     }
 
     /// nil in a qube.
@@ -72,6 +83,9 @@ struct PolicyAccess {
 
     struct RemoteFailure: Error, CustomStringConvertible {
         let description: String
+        /// The service ran and refused: there may be no such file.
+        var isRefusedByService = false
+
         init(_ description: String) { self.description = description }
     }
 
@@ -99,7 +113,10 @@ struct PolicyAccess {
             throw RemoteFailure("dom0's policy denies \(service)")
         }
         if process.terminationStatus != 0 {
-            throw RemoteFailure("\(service) failed with status \(process.terminationStatus)")
+            var failure = RemoteFailure(
+                "\(service) failed with status \(process.terminationStatus)")
+            failure.isRefusedByService = process.terminationStatus == 1
+            throw failure
         }
         return output
     }

@@ -35,7 +35,7 @@ struct PolicyAssertion {
             }
             guard fields.count == 4 || fields.count == 5 else {
                 throw malformed(
-                    "found \(fields.count) fields, expected "
+                    "found \(fields.count) field\(fields.count == 1 ? "" : "s"), expected "
                         + "'\(fields[0]) SERVICE[+ARG] SOURCE TARGET [target=QUBE]'")
             }
             var redirect: String?

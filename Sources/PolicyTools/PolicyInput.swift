@@ -39,6 +39,12 @@ struct PolicyInput: ParsableArguments {
             : PolicyDirectories(directories.map(absolutePath), legacy: legacy)
     }
 
+    /// The files to change: of the last directory that is named, which the others hide, or of this
+    /// machine or dom0.
+    func access() throws -> PolicyAccess {
+        directories.isEmpty ? PolicyAccess() : try PolicyAccess(policyDirectories)
+    }
+
     /// Loads the policy; ends with status 2, telling all errors, when it cannot be used.
     func loadPolicy() throws -> Policy {
         let result = Policy.load(policyDirectories)

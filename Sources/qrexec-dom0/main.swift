@@ -8,6 +8,7 @@ var tools: [String: MultiCall.Tool] = [
     "qrexec-policy-daemon": PolicyDaemon.run,
     "qrexec-policy": PolicyExec.run,
     "qrexec-policy-exec": PolicyExec.run,
+    "qrexec-policy-agent": PromptAgentProgram.run,
     "qubes-policy-admin": PolicyAdminProgram.run,
 ]
 for service in PolicyAdminProgram.services { tools[service] = PolicyAdminProgram.run }

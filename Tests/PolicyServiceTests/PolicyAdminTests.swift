@@ -41,6 +41,23 @@ struct PolicyAdminTests {
 
     private let rule = Array("* * work vault allow\n".utf8)
 
+    @Test(
+        "A file to include is checked before anything includes it",
+        arguments: [
+            ("* * work vault allow\n", true), ("$anyvm dom0 allow,user=root\n", true), ("", true),
+            ("* * work vault alow\n", false), ("work vault\n", false), ("\u{1}\n", false),
+            ("!include include/none\n", false),
+        ])
+    func unreferencedInclude(_ text: String, _ isGood: Bool) throws {
+        let place = try Place()
+        let file = try PolicyAdmin.File("mine", isInclude: true)
+        let problem = failure { () throws(PolicyAdmin.Failure) in
+            try place.admin.replace(file, with: Array(text.utf8), token: "new")
+        }
+        #expect(problem == (isGood ? nil : .syntax))
+        #expect(place.text("include/mine") == (isGood ? text : nil))
+    }
+
     @Test("A new file is made, replaced with its token, and removed")
     func life() throws {
         let place = try Place()

@@ -139,4 +139,7 @@ static inline void cs_spin_pause(void) {
 /// Keeps this thread on one core.
 int cs_pin(int core);
 
+/// Sends one datagram to a Unix socket; a path that begins with `@` is an abstract name.
+int cs_send_datagram(const char *path, const char *text);
+
 #endif

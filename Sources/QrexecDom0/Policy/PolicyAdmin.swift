@@ -37,8 +37,13 @@ public struct PolicyAdmin {
 
     /// - Parameter directory: nil takes /etc/qubes/policy.d, which files of /run may hide.
     public init(directory: String? = CurrentProcess.variable("QREXEC_POLICY_DIR")) {
-        directories = directory.map { PolicyDirectories([$0]) } ?? PolicyDirectories()
-        self.directory = directories.directories.last!
+        self.init(directory.map { PolicyDirectories([$0]) } ?? PolicyDirectories())
+    }
+
+    /// - Parameter directories: at least one; files of the last one are changed.
+    public init(_ directories: PolicyDirectories) {
+        self.directories = directories
+        directory = directories.directories.last!
     }
 
     /// A file of the policy by the name that people and services use.
@@ -144,6 +149,7 @@ public struct PolicyAdmin {
         try checkPath(file)
         try checkToken(token, file)
         try checkChange([path(file): contents])
+        if file.isInclude { try checkAlone(file, contents) }
         do throws(Errno) {
             if file.isInclude {
                 try FileChange.makeDirectories(directory + "/include", mode: 0o775)
@@ -256,6 +262,21 @@ public struct PolicyAdmin {
     public func checkChange(_ changes: [String: [UInt8]?]) throws(Failure) {
         let files = OverlayPolicyFiles(DiskPolicyFiles(), changes: changes)
         try check(Policy.load(directories, files: files))
+    }
+
+    /// A file that no other includes yet must be one that some could include: in the present format,
+    /// or in the old one, of which only its place would tell.
+    private func checkAlone(_ file: File, _ contents: [UInt8]) throws(Failure) {
+        let files = OverlayPolicyFiles(DiskPolicyFiles(), changes: [path(file): contents])
+        let all = Policy.load(directories, files: files).policy.files
+        if all.contains(where: { $0.path == path(file) }) { return }
+        let results = [false, true].map { oldFormat in
+            Policy.loadFile(
+                path(file), contents: contents, oldFormat: oldFormat, directories: directories)
+        }
+        if results.contains(where: \.isUsable) { return }
+        // The format with fewer errors is the one that was meant.
+        try check(results[results[0].errors.count <= results[1].errors.count ? 0 : 1])
     }
 
     private func check(_ result: PolicyLoadResult) throws(Failure) {

@@ -22,6 +22,8 @@ public enum PolicyDaemon {
                                      (/etc/qubes-rpc/policy.EvalSimple)
           --gui-socket-path PATH     socket of the service policy.EvalGUI
                                      (/etc/qubes-rpc/policy.EvalGUI)
+          --supervised               be started again whenever it ends by itself; for systems
+                                     without a service manager that does so
           -h, --help                 this text
           --version                  the version
 
@@ -37,6 +39,7 @@ public enum PolicyDaemon {
         var socket = "/run/qubes/policy.sock"
         var evalSocket = "/etc/qubes-rpc/policy.EvalSimple"
         var guiSocket = "/etc/qubes-rpc/policy.EvalGUI"
+        var isSupervised = false
 
         /// Beside the socket.
         var statusPath: String {
@@ -55,6 +58,10 @@ public enum PolicyDaemon {
             index += 1
             if argument == "-h" || argument == "--help" { return say(help) }
             if argument == "--version" { return say(Version.line(program) + "\n") }
+            if argument == "--supervised" {
+                options.isSupervised = true
+                continue
+            }
             var value: String?
             if let equals = argument.firstIndex(of: "="), argument.hasPrefix("--") {
                 value = String(argument[argument.index(after: equals)...])
@@ -72,7 +79,14 @@ public enum PolicyDaemon {
             default: return misused("unknown option '\(argument)'")
             }
         }
-        return serve(options)
+        if !options.isSupervised { return serve(options) }
+        let log = Log(program: program)
+        do throws(Errno) {
+            return try Supervisor.run(arguments.filter { $0 != "--supervised" }, log: log)
+        } catch {
+            log.error("cannot supervise: \(error)")
+            return 1
+        }
     }
 
     private static func say(_ text: String) -> Int32 {
@@ -109,7 +123,10 @@ public enum PolicyDaemon {
                 if signal == SIGHUP { authority.reload() } else { loop.stop() }
             }
             log.info("listening", ["socket": options.socket])
+            ServiceManager.tell("READY=1")
+            if let time = ServiceManager.watchdogTime { feedWatchdog(loop, every: time / 3) }
             try withExtendedLifetime((server, others)) { () throws(Errno) in try loop.run() }
+            ServiceManager.tell("STOPPING=1")
             authority.close()
             log.info("ended")
             return 0
@@ -120,6 +137,12 @@ public enum PolicyDaemon {
                     + (error == .addressInUse ? " (another policy daemon listens there)" : ""))
             return 1
         }
+    }
+
+    /// Tells the service manager again and again that the loop turns.
+    private static func feedWatchdog(_ loop: EventLoop, every time: UInt64) {
+        ServiceManager.tell("WATCHDOG=1")
+        loop.schedule(after: time) { feedWatchdog(loop, every: time) }
     }
 
     /// Serves those who only want to know; nil, told in the log, when that is not possible: calls

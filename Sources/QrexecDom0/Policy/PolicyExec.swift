@@ -1,5 +1,6 @@
 import LinuxSystem
 import QrexecPolicy
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 
@@ -9,8 +10,11 @@ public enum PolicyExec {
 
     static let help = """
         usage: qrexec-policy-exec [OPTION]... SOURCE TARGET SERVICE[+ARG]
+               qrexec-policy-exec [OPTION]... DOMID SOURCE TARGET SERVICE[+ARG] IDENT
 
-        Decides a call by the policy of this machine and prints the answer that a daemon gets.
+        Decides a call by the policy of this machine and prints the answer that a daemon gets. The
+        second form, which no daemon of today uses, connects an allowed call instead: request IDENT
+        of domain DOMID, which waits for it.
 
           --assume-yes-for-ask    count 'ask' as allowed where the target may be chosen
           --just-evaluate         print nothing, ask nobody: the exit status tells
@@ -18,7 +22,8 @@ public enum PolicyExec {
           -h, --help              this text
           --version               the version
 
-        Exit status: 0 allowed, 1 denied or in doubt, 64 for a wrong command line.
+        Exit status: 0 allowed, 1 denied or in doubt, 64 for a wrong command line. The second form
+        ends with the status of the call's connection.
 
         """
 
@@ -59,11 +64,14 @@ public enum PolicyExec {
             try? Descriptor.writeAll(Array(text.utf8), to: 1)
             return 0
         }
-        if command.call.count == 5 {
-            return misused("the form DOMID SOURCE TARGET SERVICE IDENT is no longer there")
+        switch command.call.count {
+        case 3: return decide(command)
+        case 5: return execute(command)
+        default:
+            return misused(
+                "expected SOURCE TARGET SERVICE[+ARG], "
+                    + "or DOMID SOURCE TARGET SERVICE[+ARG] IDENT")
         }
-        if command.call.count != 3 { return misused("expected SOURCE TARGET SERVICE[+ARG]") }
-        return decide(command)
     }
 
     private static func misused(_ text: String) -> Int32 {
@@ -76,27 +84,56 @@ public enum PolicyExec {
         let log = Log(program: program)
         CurrentProcess.ignoreBrokenPipes()
         do throws(Errno) {
-            let loop = try EventLoop()
-            let directories =
-                command.paths.isEmpty ? PolicyDirectories() : PolicyDirectories(command.paths)
-            let authority = try PolicyAuthority(loop, directories, log: log)
-            let query = PolicyQuery(
-                source: Array(command.call[0].utf8), target: Array(command.call[1].utf8),
-                service: Array(command.call[2].utf8), assumesYes: command.assumesYes,
-                justEvaluates: command.justEvaluates)
-            var verdict: PolicyVerdict?
-            let pending = authority.decide(query) {
-                verdict = $0
-                loop.stop()
-            }
-            if verdict == nil {
-                try withExtendedLifetime(pending) { () throws(Errno) in try loop.run() }
-            }
+            let verdict = try verdict(command, command.call, try EventLoop(), log)
             guard let verdict else { return 1 }
             if !command.justEvaluates { try Descriptor.writeAll(verdict.answer, to: 1) }
             return verdict.isAllowed ? 0 : 1
         } catch {
             log.error("cannot decide: \(error)")
+            return 1
+        }
+    }
+
+    /// - Parameter call: source, target, service.
+    private static func verdict(
+        _ command: Command, _ call: [String], _ loop: EventLoop, _ log: Log
+    ) throws(Errno) -> PolicyVerdict? {
+        let directories =
+            command.paths.isEmpty ? PolicyDirectories() : PolicyDirectories(command.paths)
+        let authority = try PolicyAuthority(loop, directories, log: log)
+        let query = PolicyQuery(
+            source: Array(call[0].utf8), target: Array(call[1].utf8),
+            service: Array(call[2].utf8), assumesYes: command.assumesYes,
+            justEvaluates: command.justEvaluates)
+        var verdict: PolicyVerdict?
+        let pending = authority.decide(query) {
+            verdict = $0
+            loop.stop()
+        }
+        if verdict == nil {
+            try withExtendedLifetime((pending, authority)) { () throws(Errno) in try loop.run() }
+        }
+        return verdict
+    }
+
+    private static func execute(_ command: Command) -> Int32 {
+        let log = Log(program: program)
+        CurrentProcess.ignoreBrokenPipes()
+        do {
+            let loop = try EventLoop()
+            let execution = try PolicyExecution(
+                domain: command.call[0], source: command.call[1], identifier: command.call[4],
+                service: command.call[3], client: PolicyAuthority.Paths().client, loop: loop)
+            guard let verdict = try verdict(command, Array(command.call[1...3]), loop, log),
+                verdict.isAllowed
+            else { return 1 }
+            if command.justEvaluates { return 0 }
+            guard let permission = try PolicyAnswer(bytes: verdict.answer).permission else {
+                return 1
+            }
+            return try execution.execute(permission)
+        } catch {
+            log.error("\(error)")
             return 1
         }
     }

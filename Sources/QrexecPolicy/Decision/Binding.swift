@@ -2,7 +2,7 @@
 struct Binding: Sendable {
     /// The ranges of a qube in `terms`.
     struct Ranges: Sendable {
-        var asSource = 0..<0
+        var asSource = RuleIndex.Sources()
         var asTarget = 0..<0
         /// As `@dispvm:QUBE`.
         var asTemplate = 0..<0
@@ -18,7 +18,7 @@ struct Binding: Sendable {
     /// The qube that a symbol of the policy names, or -1.
     private(set) var qubeOfSymbol: [Int32]
 
-    init(_ policy: Policy, _ system: SystemInformation) {
+    init(_ policy: Policy, _ system: SystemInformation, _ index: RuleIndex) {
         qubeOfSymbol = [Int32](repeating: -1, count: policy.symbols.count)
         for (index, qube) in system.qubes.enumerated() {
             for name in Self.names(qube) {
@@ -28,18 +28,18 @@ struct Binding: Sendable {
         }
         defaultTarget = append([Self.everything, Self.anyQube, Term(.default, 0)])
         adminKeyword = append([Self.everything, Term(.adminQube, 0)])
-        for index in system.qubes.indices {
+        for (number, qube) in system.qubes.enumerated() {
             var ranges = Ranges()
-            let isAdmin = index == Int(system.adminQube)
-            let properties = Self.properties(system.qubes[index], policy.symbols)
+            let isAdmin = number == Int(system.adminQube)
             let common =
                 [Self.everything, isAdmin ? Term(.adminQube, 0) : Self.anyQube]
-                + Self.names(system.qubes[index], .qube, policy.symbols) + properties
-            ranges.asSource = append(common)
-            ranges.asTarget = ranges.asSource
-            let base = Self.template(system.qubes[index], policy.symbols)
+                + Self.names(qube, .qube, policy.symbols)
+                + Self.properties(qube, policy.symbols)
+            ranges.asSource = index.sources(common, &terms)
+            ranges.asTarget = append(common)
+            let base = Self.template(qube, policy.symbols)
             ranges.asTemplate = append([Self.everything, Self.anyQube] + base)
-            let template = Int(system.defaultDisposables[index])
+            let template = Int(system.defaultDisposables[number])
             ranges.disposable = append(
                 [Self.everything, Self.anyQube, Term(.disposable, 0)]
                     + (template < 0

@@ -14,14 +14,14 @@ public struct PolicyEngine: Sendable {
         self.policy = policy
         self.system = system
         index = RuleIndex(policy.rules, symbols: policy.symbols.count)
-        binding = Binding(policy, system)
+        binding = Binding(policy, system, index)
         emptyArgument = policy.symbols.find("+")
     }
 
     /// Takes over a change of the qubes; the compiled rules stay.
     public mutating func update(_ system: SystemInformation) {
         self.system = system
-        binding = Binding(policy, system)
+        binding = Binding(policy, system, index)
         cache = DecisionCache()
     }
 
@@ -170,7 +170,10 @@ public struct PolicyEngine: Sendable {
     private func firstRule(_ groups: (Int32, Int32, Int32), _ decision: Decision) -> FoundRule {
         let key = Self.key(groups, decision)
         if let rule = cache.rule(key) { return rule }
-        let rule = searchRule(groups, decision)
+        let sources = binding.qubes[Int(decision.source)].asSource
+        let request = RuleIndex.Request(
+            terms: binding.terms, sources: sources, targets: targetTerms(decision))
+        let rule = index.first(groups, request)
         cache.store(key, rule)
         return rule
     }
@@ -179,28 +182,14 @@ public struct PolicyEngine: Sendable {
         _ groups: (Int32, Int32, Int32), _ decision: Decision
     ) -> DecisionCache.Key {
         let target = decision.requested
-        let code =
-            UInt64(target.kind.rawValue) << 28 | (target.spelling == .keyword ? 1 << 27 : 0)
-            | UInt64(target.qube + 1)
+        // Whether there are groups of their own for the argument and for the service.
+        let group =
+            groups.0 >= 0 ? groups.0 << 2 | 2 : groups.1 >= 0 ? groups.1 << 2 | 1 : 0
         return DecisionCache.Key(
-            groups: UInt64(groups.0 + 2) << 32 | UInt64(groups.1 + 2),
-            qubes: UInt64(decision.source) << 32 | code)
-    }
-
-    private func searchRule(
-        _ groups: (Int32, Int32, Int32), _ decision: Decision
-    ) -> FoundRule {
-        let sources = binding.qubes[Int(decision.source)].asSource
-        let targets = targetTerms(decision)
-        var best = Int32.max
-        index.lower(
-            &best, group: groups.0, terms: binding.terms, sources: sources, targets: targets)
-        index.lower(
-            &best, group: groups.1, terms: binding.terms, sources: sources, targets: targets)
-        index.lower(
-            &best, group: groups.2, terms: binding.terms, sources: sources, targets: targets)
-        if best == .max { return .none }
-        return FoundRule(number: best, policy.rules[Int(best)])
+            group: group, source: decision.source,
+            target: UInt32(target.kind.rawValue) << 28
+                | (target.spelling == .keyword ? 1 << 27 : 0)
+                | UInt32(target.qube + 1))
     }
 
     private func targetTerms(_ decision: Decision) -> Range<Int> {

@@ -27,15 +27,12 @@ extension Policy {
 
     /// The first rule that matches at least what a rule matches.
     private func firstCovering(_ rule: Rule, _ index: RuleIndex) -> Int32 {
-        let terms = (covers(of: rule.source) + covers(of: rule.target)).map(\.raw)
-        let sources = 0..<covers(of: rule.source).count
-        let targets = sources.upperBound..<terms.count
+        var terms = covers(of: rule.target).map(\.raw)
+        let targets = terms.indices
+        let sources = index.sources(covers(of: rule.source), &terms)
         let groups = index.groups(service: rule.service, argument: rule.argument)
-        var best = Int32.max
-        for group in [groups.0, groups.1, groups.2] {
-            index.lower(&best, group: group, terms: terms, sources: sources, targets: targets)
-        }
-        return best == .max ? -1 : best
+        let request = RuleIndex.Request(terms: terms, sources: sources, targets: targets)
+        return index.first(groups, request).number
     }
 
     /// The tokens that match whatever a token matches. A tag may be one of dom0's, so `@anyvm` is
