@@ -4,7 +4,7 @@ import PackageDescription
 /// A package of somebody else that uses the transport alone: `swift run` in this directory.
 let package = Package(
     name: "vchan-hello",
-    dependencies: [.package(name: "swift-qrexec", path: "../..")],
+    dependencies: [.package(name: "swift-qrexec", path: "../../..")],
     targets: [
         .executableTarget(
             name: "vchan-hello",
