@@ -92,10 +92,24 @@ let package = Package(
         .target(
             name: "QubesLab",
             dependencies: [
-                "LinuxSystem", "QrexecRuntime", "QrexecDom0", "TOMLKit", argumentParser, system,
+                "LinuxSystem", "QrexecRuntime", "QrexecDom0", "SettingsText", "TOMLKit",
+                argumentParser, system,
             ],
             swiftSettings: ours),
         .executableTarget(name: "qubes-lab", dependencies: ["QubesLab"], swiftSettings: ours),
+
+        // Where a mistake in a configuration file is.
+        .target(name: "SettingsText", swiftSettings: ours),
+        // The manager of qubes on a plain Xen host, with xl behind it.
+        .target(
+            name: "XenHost",
+            dependencies: [
+                "LinuxSystem", "QrexecProtocol", "QrexecPolicy", "QrexecRuntime", "QrexecDom0",
+                "SettingsText", "TOMLKit", system,
+            ],
+            swiftSettings: ours),
+        .executableTarget(
+            name: "qubes-xl", dependencies: ["QrexecRuntime", "XenHost"], swiftSettings: ours),
 
         // The policy tools for people: ArgumentParser and Foundation are welcome here.
         .target(
@@ -149,6 +163,10 @@ let package = Package(
             name: "LabTests",
             dependencies: ["QubesLab", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system],
             swiftSettings: ours),
+        .testTarget(
+            name: "XenHostTests",
+            dependencies: ["XenHost", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system],
+            exclude: ["stand-in-xl", "stand-in-daemon"], swiftSettings: ours),
         .testTarget(
             name: "PolicyServiceTests",
             dependencies: ["QrexecDom0", "QrexecPolicy", "QrexecRuntime", "LinuxSystem", system],

@@ -1,4 +1,5 @@
 import QrexecDom0
+import SettingsText
 import TOMLKit
 
 /// Reads lab.toml.

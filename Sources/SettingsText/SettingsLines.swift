@@ -1,15 +1,15 @@
 /// Finds the line of a key in TOML text that is known to be valid: the parser's values do not carry
 /// where they came from.
-struct SettingsLines {
+public struct SettingsLines: Sendable {
     private let text: [Substring]
 
-    init(_ text: String) {
+    public init(_ text: String) {
         self.text = text.split(separator: "\n", omittingEmptySubsequences: false)
     }
 
     /// 1-based; of the nearest table around the key when it is written in a way not looked for, and
     /// 0 when there is not even that.
-    func line(of key: [String]) -> Int {
+    public func line(of key: [String]) -> Int {
         for length in stride(from: key.count, to: 0, by: -1) {
             if let line = exactLine(of: Array(key[..<length])) { return line }
         }
@@ -17,7 +17,7 @@ struct SettingsLines {
     }
 
     /// Keys of a table in the order of the file.
-    func inOrder(_ keys: [String], below table: String) -> [String] {
+    public func inOrder(_ keys: [String], below table: String) -> [String] {
         keys.sorted { (line(of: [table, $0]), $0) < (line(of: [table, $1]), $1) }
     }
 

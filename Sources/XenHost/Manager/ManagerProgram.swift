@@ -1,0 +1,224 @@
+import Glibc
+import LinuxSystem
+import QrexecDom0
+import QrexecRuntime
+import SystemPackage
+
+/// `qubes-xl-manager`: what qubesd is on Qubes OS, on a plain Xen host.
+public enum ManagerProgram {
+    static let name = "qubes-xl-manager"
+
+    static let usage = """
+        Usage: qubes-xl-manager [OPTIONS]
+
+        Manages the qubes of a Xen host by xl, and serves qubesd's protocol to qrexec's programs.
+        Keeps a qrexec-daemon for each qube that runs. Domains go on when it ends.
+
+          --config=FILE          the qubes (default \(HostSettings.standardPath))
+          --check                only look for mistakes in FILE
+          --socket-dir=DIR       where qubesd.sock and qubesd.internal.sock are made (/run)
+          --daemon=PROGRAM       qrexec-daemon (/usr/lib/qubes/qrexec-daemon)
+          --daemon-socket-dir=DIR  where daemons have their sockets (/run/qubes)
+          --user=USER            whom daemons run as; as root, else the first member of group qubes
+          --store-watch=PROGRAM  xenstore-watch (/usr/bin/xenstore-watch)
+          -q, --quiet            warnings and errors only
+          -h, --help
+          --version
+
+        SIGHUP reads FILE again; a mistake in it changes nothing.
+
+        Exit status: 0 after SIGTERM or SIGINT, 1 when it could not start or FILE has a mistake,
+        64 for wrong usage.
+        """
+
+    private struct Arguments {
+        var configuration = HostSettings.standardPath
+        var onlyChecks = false
+        var socketDirectory = "/run"
+        var daemon = DaemonSpawner.Options()
+        var user: String?
+        var storeWatch = "/usr/bin/xenstore-watch"
+        var quiet = false
+        var shown: String?
+    }
+
+    public static func run(arguments: [String]) -> Int32 {
+        CurrentProcess.openClosedStreams()
+        let parsed: Arguments
+        do throws(OptionParser.UsageError) {
+            parsed = try parse(Array(arguments.dropFirst()))
+        } catch {
+            Terminal.printError("\(name): \(error.description)\nTry '\(name) --help'.")
+            return 64
+        }
+        if let shown = parsed.shown {
+            Terminal.print(shown)
+            return 0
+        }
+        CurrentProcess.ignoreBrokenPipes()
+        do throws(HostProblem) {
+            if parsed.onlyChecks {
+                let settings = try settings(parsed.configuration)
+                Terminal.print("\(parsed.configuration): \(settings.qubes.count - 1) qubes")
+                return 0
+            }
+            return try serve(parsed)
+        } catch {
+            Terminal.printError("\(name): \(error.reason)")
+            return 1
+        }
+    }
+
+    private static func parse(_ list: [String]) throws(OptionParser.UsageError) -> Arguments {
+        var result = Arguments()
+        let values = ["config", "socket-dir", "daemon", "daemon-socket-dir", "user", "store-watch"]
+        let parser = OptionParser(
+            values.map { .init(long: $0, takesValue: true) } + [
+                .init(long: "check"), .init(short: "q", long: "quiet"),
+                .init(short: "h", long: "help"), .init(long: "version"),
+            ])
+        let operands = try parser.parse(list) { (option, value) throws(OptionParser.UsageError) in
+            switch option {
+            case "config": result.configuration = value
+            case "check": result.onlyChecks = true
+            case "socket-dir": result.socketDirectory = value
+            case "daemon": result.daemon.program = value
+            case "daemon-socket-dir": result.daemon.socketDirectory = value
+            case "user": result.user = value
+            case "store-watch": result.storeWatch = value
+            case "quiet": result.quiet = true
+            case "help": result.shown = usage
+            default: result.shown = Version.line(name)
+            }
+        }
+        guard operands.isEmpty else {
+            throw OptionParser.UsageError("'\(operands[0])' is too much")
+        }
+        return result
+    }
+
+    /// Reads the configuration file.
+    static func settings(_ path: String) throws(HostProblem) -> HostSettings {
+        let bytes: [UInt8]
+        do throws(Errno) {
+            bytes = try Descriptor.open(path, O_RDONLY).readAll(limit: HostSettingsFile.maximumSize)
+        } catch {
+            let example = "/usr/share/swift-qrexec/examples/xl.toml"
+            throw HostProblem("cannot read \(path): \(error); begin with a copy of \(example)")
+        }
+        do throws(HostSettingsFile.Invalid) {
+            return try HostSettingsFile.parse(String(decoding: bytes, as: UTF8.self), path: path)
+        } catch {
+            throw HostProblem(error.description)
+        }
+    }
+
+    private static func identity(_ arguments: Arguments) throws(HostProblem) -> UserIdentity? {
+        if let name = arguments.user {
+            guard let account = UserAccount.named(name) else {
+                throw HostProblem("there is no user '\(name)'")
+            }
+            return account.identity
+        }
+        return CurrentProcess.effectiveUser == 0 ? DaemonSpawner.standardUser?.identity : nil
+    }
+
+    private static func serve(_ arguments: Arguments) throws(HostProblem) -> Int32 {
+        var log = Log(program: name)
+        if arguments.quiet { log.threshold = .warning }
+        // The journal has its own.
+        log.stampsTime = CurrentProcess.variable("JOURNAL_STREAM") == nil
+        let settings = try settings(arguments.configuration)
+        guard FileStatus.isExecutable(settings.xl) else {
+            throw HostProblem(
+                "cannot execute \(settings.xl): is this dom0 of a Xen host? (Debian: apt-get "
+                    + "install xen-system-amd64, and boot Xen)")
+        }
+        var daemon = arguments.daemon
+        daemon.user = try identity(arguments)
+        let result: Result<Void, HostProblem>
+        do throws(Errno) {
+            let loop = try EventLoop()
+            let manager = XenQubeManager(
+                loop: loop, settings: settings,
+                watch: StoreWatchProgram(loop: loop, program: arguments.storeWatch, log: log),
+                daemons: DaemonSpawner(loop: loop, options: daemon, log: log), log: log)
+            result = try serve(manager, arguments)
+        } catch {
+            throw HostProblem("\(error)")
+        }
+        try result.get()
+        return 0
+    }
+
+    /// Serves until a signal; tells why it could not begin.
+    private static func serve(
+        _ manager: XenQubeManager, _ arguments: Arguments
+    ) throws(Errno) -> Result<Void, HostProblem> {
+        let loop = manager.loop
+        let log = manager.log
+        let server = QubesdServer(loop: loop, manager: manager, log: log)
+        let sockets = ManagerSockets(directory: arguments.socketDirectory)
+        var result: Result<Void, HostProblem> = .success(())
+        try loop.onSignals([SIGTERM, SIGINT, SIGHUP]) { signal in
+            if signal != SIGHUP { return loop.stop() }
+            do throws(HostProblem) {
+                manager.apply(try Self.settings(arguments.configuration))
+            } catch {
+                log.error("the old configuration stays: \(error.reason)")
+            }
+        }
+        manager.begin {
+            do throws(HostProblem) {
+                try sockets.open(server)
+                log.info("ready", ["qubes": String(manager.qubes.count - 1)])
+            } catch {
+                result = .failure(error)
+                loop.stop()
+            }
+        }
+        try loop.run()
+        server.stop()
+        sockets.remove()
+        manager.end()
+        return result
+    }
+}
+
+/// qubesd's sockets: for everybody in the group, and the one whose callers may ask for everything.
+final class ManagerSockets {
+    private let directory: String
+    private var isOpen = false
+    private static let names = [("qubesd.sock", false), ("qubesd.internal.sock", true)]
+
+    init(directory: String) { self.directory = directory }
+
+    /// - Throws: when somebody else listens there.
+    func open(_ server: QubesdServer) throws(HostProblem) {
+        for (name, _) in Self.names {
+            let path = "\(directory)/\(name)"
+            if (try? UnixSocket.connect(path)) != nil {
+                throw HostProblem("another manager, or qubesd, listens at \(path)")
+            }
+        }
+        isOpen = true
+        for (name, isInternal) in Self.names {
+            let path = "\(directory)/\(name)"
+            do throws(Errno) {
+                try FileStatus.remove(path)
+                let socket = try UnixSocket.listen(path, mode: 0o660)
+                if CurrentProcess.effectiveUser == 0, let group = UserGroup.number(of: "qubes") {
+                    try PathStatus.changeOwner(path, uid: 0, gid: group)
+                }
+                try server.serve(socket, allowsInternal: isInternal)
+            } catch {
+                throw HostProblem("cannot listen at \(path): \(error)")
+            }
+        }
+    }
+
+    func remove() {
+        guard isOpen else { return }
+        for (name, _) in Self.names { try? FileStatus.remove("\(directory)/\(name)") }
+    }
+}
