@@ -208,7 +208,8 @@ struct HostDisposableTests {
         """
 
     private func ready(_ host: HostUnderTest) -> QubeRecord? {
-        host.manager.qubes.first { $0.isInternal && $0.powerState == .paused }
+        let ready = host.manager.table.first { $0.isReadyInPool && $0.isPooled && $0.isPaused }
+        return ready.map { host.manager.record($0) }
     }
 
     @Test("The pool has a paused one ready, hands it out awake, once, and makes the next")

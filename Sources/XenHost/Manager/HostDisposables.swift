@@ -335,11 +335,12 @@ final class HostDisposables {
 
     /// The oldest ready one; those whose template has changed since are thrown away.
     private func takePooled(_ template: HostQube) -> HostQube? {
-        for qube in pooled(template) where qube.isReadyInPool && !qube.isStopping {
+        for qube in pooled(template) where !qube.isStopping {
             guard qube.disposable?.isCurrent == true else {
                 manager.stop(qube, gently: false)
                 continue
             }
+            guard qube.isReadyInPool else { continue }
             qube.isPooled = false
             manager.emit(qube, "domain-feature-delete:internal", [("feature", "internal")])
             scheduleFill()
