@@ -42,6 +42,20 @@ struct BenchmarkLab {
         return outcome
     }
 
+    /// A qube's directory of files as this machine sees it.
+    func home(_ qube: String) -> String { "\(state)/qubes/\(qube)/root/home/user" }
+
+    /// Runs a shell command outside of the qubes.
+    ///
+    /// - Throws: when its exit status is not 0.
+    static func runHere(_ command: String) throws -> Outcome {
+        let outcome = try start("/bin/bash", ["-c", command], state: "")
+        if outcome.status != 0 {
+            throw Failure(description: "\(command): \(outcome.status): \(outcome.error)")
+        }
+        return outcome
+    }
+
     private static func start(
         _ program: String, _ arguments: [String], state: String
     ) throws -> Outcome {

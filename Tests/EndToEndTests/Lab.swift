@@ -173,9 +173,12 @@ final class Lab: Sendable {
         return Set(
             listing.split(separator: "\n").compactMap { line in
                 let words = line.split(separator: " ", maxSplits: 3)
-                guard words.count == 4 else { return nil }
+                // An argument may have line breaks; what follows one is no process.
+                guard words.count == 4, let pid = Int(words[0]), let descriptors = Int(words[1]),
+                    let mappings = Int(words[2])
+                else { return nil }
                 return QubeProcess(
-                    pid: Int(words[0])!, descriptors: Int(words[1])!, mappings: Int(words[2])!,
+                    pid: pid, descriptors: descriptors, mappings: mappings,
                     command: String(words[3]))
             })
     }

@@ -1,6 +1,5 @@
 import Glibc
 import LinuxSystem
-import QrexecRuntime
 import SystemPackage
 
 /// `qvm-open-in-vm` and `qvm-open-in-dvm`: opens a file or an address in another qube, and takes the
@@ -16,33 +15,21 @@ public enum OpenTool {
 
     /// - Parameter arguments: all of argv.
     public static func run(arguments: [String]) -> Int32 {
-        let program = programName(arguments.first ?? "qvm-open-in-vm")
+        var rest = ToolArguments(arguments, name: "qvm-open-in-vm")
+        let program = rest.program
         let takesQube = !program.hasSuffix("-dvm")
         var command = Command(program: program, target: "@dispvm", what: "")
-        var rest = arguments.dropFirst()
-        while let option = rest.first, option.hasPrefix("-"), option != "-" {
-            rest.removeFirst()
-            if option == "--" { break }
-            switch option {
-            case "--view-only": command.isViewOnly = true
-            case "--help", "-h":
-                say(help(program, takesQube))
-                return 0
-            case "--version":
-                say(Version.line(program) + "\n")
-                return 0
-            default:
-                complain(program, "unknown option \(option); see --help")
-                return 2
-            }
+        let ended = rest.takeOptions(help: help(program, takesQube)) { option in
+            command.isViewOnly = option == "--view-only"
+            return command.isViewOnly
         }
-        if takesQube { command.target = rest.popFirst() ?? "" }
-        guard rest.count == 1, let what = rest.first, !command.target.isEmpty,
+        if let ended { return ended }
+        if takesQube { command.target = rest.next() ?? "" }
+        guard let what = rest.next(), rest.rest.isEmpty, !command.target.isEmpty,
             !command.target.hasPrefix("-")
         else {
             let wanted = takesQube ? "a qube and one file or address" : "one file or address"
-            complain(program, "expected \(wanted); see --help")
-            return 2
+            return rest.refuse("expected \(wanted)")
         }
         command.what = what
         do throws(FileProblem) {
