@@ -104,6 +104,9 @@ final class Lab: Sendable {
             var domid: Int?
             var root: String
             var powerState: String
+            var type: String
+            /// False for a halted qube, and for a disposable that waits to be used.
+            var inUse: Bool
             var agentPid: Int32?
             var daemonPid: Int32?
         }
