@@ -58,9 +58,11 @@ public enum OpenSenderTool {
                 _ = try OpenInVMService.copy(from: 0, to: nil)
             } else if let into {
                 let target = try Descriptor.open(into, O_WRONLY)
-                _ = try OpenInVMService.copy(from: 0, to: target.number, limit: limit(size))
+                _ = try OpenInVMService.copy(
+                    from: 0, to: target.number, limit: OpenCall.limit(size))
             } else if let beside {
-                _ = try OpenInVMService.copy(from: 0, to: beside.number, limit: limit(size))
+                _ = try OpenInVMService.copy(
+                    from: 0, to: beside.number, limit: OpenCall.limit(size))
                 return try beside.keepBesideOriginal()
             }
         } catch .fileTooLarge {
@@ -71,9 +73,6 @@ public enum OpenSenderTool {
         }
         return nil
     }
-
-    /// Bytes that are taken back at most: a hostile service must not fill the disk.
-    private static func limit(_ size: UInt64) -> UInt64 { max(size &* 4, 2 << 30) }
 
     private static let help = """
         Usage: qopen-in-vm [--view-only] [--into=FILE] [--] FILE

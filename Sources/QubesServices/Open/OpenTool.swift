@@ -33,6 +33,7 @@ public enum OpenTool {
         }
         command.what = what
         do throws(FileProblem) {
+            CurrentProcess.ignoreBrokenPipes()
             let status = try open(command)
             if status == 126 { complain(program, "refused by the policy or by the user") }
             return status
@@ -45,8 +46,12 @@ public enum OpenTool {
     private static func open(_ command: Command) throws(FileProblem) -> Int32 {
         let address = Array(command.what.utf8)
         if OpenURLRequest.accepts(address) {
+            let line = command.what + "\n"
+            if Programs.isOwn(try Programs.client()) {
+                return try OpenCall(target: command.target, service: "qubes.OpenURL").send(line)
+            }
             var call = RemoteCall(target: command.target, service: "qubes.OpenURL")
-            call.input = command.what + "\n"
+            call.input = line
             return try call.run()
         }
         if let path = filePath(of: command.what) { return try openFile(path, command) }
@@ -86,19 +91,13 @@ public enum OpenTool {
     }
 
     private static func openFile(_ path: String, _ command: Command) throws(FileProblem) -> Int32 {
-        var program = Programs.own("qopen-in-vm")
-        if command.isViewOnly {
-            program.append("--view-only")
-            program += ["--", path]
-            return try RemoteCall(
-                target: command.target, service: "qubes.OpenInVM", localProgram: program
-            ).run()
-        }
-        let answer = try EditedFile(of: path)
-        program += ["--into=/proc/\(CurrentProcess.id)/fd/\(answer.number)", "--", path]
-        let status = try RemoteCall(
-            target: command.target, service: "qubes.OpenInVM", localProgram: program
-        ).run()
+        let answer = command.isViewOnly ? nil : try EditedFile(of: path)
+        let status =
+            Programs.isOwn(try Programs.client())
+            ? try OpenCall(target: command.target, service: "qubes.OpenInVM")
+                .exchange(path, isViewOnly: command.isViewOnly, into: answer?.number)
+            : try callByClient(path, command, into: answer?.number)
+        guard let answer else { return status }
         // Only an orderly end says that what came back is whole.
         if status != 0 {
             complain(command.program, "\(path) stays as it is (exit status \(status))")
@@ -106,6 +105,22 @@ public enum OpenTool {
         }
         if let note = try answer.replaceOriginal() { complain(command.program, note) }
         return 0
+    }
+
+    /// Another client makes the call, with `qopen-in-vm` at this end.
+    private static func callByClient(
+        _ path: String, _ command: Command, into: Int32?
+    ) throws(FileProblem) -> Int32 {
+        var program = Programs.own("qopen-in-vm")
+        if let into {
+            program.append("--into=/proc/\(CurrentProcess.id)/fd/\(into)")
+        } else {
+            program.append("--view-only")
+        }
+        return try RemoteCall(
+            target: command.target, service: "qubes.OpenInVM",
+            localProgram: program + ["--", path]
+        ).run()
     }
 
     private static func help(_ program: String, _ takesQube: Bool) -> String {
