@@ -177,10 +177,14 @@ let package = Package(
         .testTarget(
             name: "QrexecPolicyTests", dependencies: ["QrexecPolicy"],
             resources: [.copy("Resources/vectors.jsonl.gz")], swiftSettings: ours),
+        // What a receiver of files could do that was taken over.
+        .executableTarget(
+            name: "receiver-probe", dependencies: ["LinuxSystem", "QubesServices"],
+            path: "Tests/ReceiverProbe", swiftSettings: tests),
         .testTarget(
             name: "QubesServicesTests",
             dependencies: [
-                "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", system,
+                "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", "receiver-probe", system,
             ],
             exclude: ["Resources"], swiftSettings: tests),
         // The built programs of dom0, driven from outside: `make build` comes first.

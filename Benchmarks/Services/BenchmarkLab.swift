@@ -10,10 +10,13 @@ struct BenchmarkLab {
     let state: String
 
     /// Starts the lab below /dev/shm.
-    init(program: String) throws {
+    init(program: String, configuration: String) throws {
         self.program = program
         state = "/dev/shm/services-bench-\(getpid())"
-        let outcome = try Self.start(program, ["up"], state: state)
+        let file = "/dev/shm/services-bench-\(getpid()).toml"
+        try configuration.write(toFile: file, atomically: false, encoding: .utf8)
+        defer { try? FileManager.default.removeItem(atPath: file) }
+        let outcome = try Self.start(program, ["up", "--config", file], state: state)
         if outcome.status != 0 {
             throw Failure(description: "the lab does not start: \(outcome.error)")
         }
@@ -38,6 +41,35 @@ struct BenchmarkLab {
         if outcome.status != 0 {
             throw Failure(
                 description: "\(command): exit status \(outcome.status): \(outcome.error)")
+        }
+        return outcome
+    }
+
+    /// Runs a command of the lab itself.
+    func command(_ arguments: [String]) throws -> Outcome {
+        try Self.start(program, arguments, state: state)
+    }
+
+    /// Puts a program or a text into a qube, or into a template.
+    func install(_ text: String, in qube: String, at path: String) throws {
+        let file = "\(state)/qubes/\(qube)/root/\(path)"
+        try FileManager.default.createDirectory(
+            atPath: (file as NSString).deletingLastPathComponent,
+            withIntermediateDirectories: true)
+        try text.write(toFile: file, atomically: false, encoding: .utf8)
+        try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: file)
+    }
+
+    /// A qube's directory of files as this machine sees it.
+    func home(_ qube: String) -> String { "\(state)/qubes/\(qube)/root/home/user" }
+
+    /// Runs a shell command outside of the qubes.
+    ///
+    /// - Throws: when its exit status is not 0.
+    static func runHere(_ command: String) throws -> Outcome {
+        let outcome = try start("/bin/bash", ["-c", command], state: "")
+        if outcome.status != 0 {
+            throw Failure(description: "\(command): \(outcome.status): \(outcome.error)")
         }
         return outcome
     }

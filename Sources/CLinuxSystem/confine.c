@@ -5,8 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/mount.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -89,4 +93,52 @@ int cs_become_user(uid_t uid, gid_t gid) {
     if (geteuid() == 0 && setgroups(1, &gid) < 0) return -1;
     if (setresgid(gid, gid, gid) < 0) return -1;
     return setresuid(uid, uid, uid);
+}
+
+// What a process needs that writes files beneath open directories: no sockets, no programs, no other
+// processes, no mounts, no new names for what it must not reach.
+static const int file_calls[] = {
+    SYS_read, SYS_write, SYS_writev, SYS_close, SYS_lseek, SYS_ftruncate, SYS_openat, SYS_openat2,
+    SYS_fstat, SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_linkat, SYS_unlinkat, SYS_mkdirat,
+    SYS_symlinkat, SYS_fchmod, SYS_utimensat, SYS_syncfs, SYS_fcntl, SYS_ppoll,
+#ifdef SYS_poll
+    SYS_poll,
+#endif
+    SYS_clock_nanosleep, SYS_nanosleep, SYS_clock_gettime, SYS_mmap, SYS_munmap, SYS_mremap,
+    SYS_mprotect, SYS_madvise, SYS_brk, SYS_futex, SYS_getrandom, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_restart_syscall, SYS_getpid, SYS_gettid, SYS_getuid,
+    SYS_geteuid, SYS_exit, SYS_exit_group,
+};
+
+#if defined(__x86_64__)
+#define NATIVE_ARCHITECTURE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define NATIVE_ARCHITECTURE AUDIT_ARCH_AARCH64
+#endif
+
+int cs_only_file_calls(void) {
+#ifndef NATIVE_ARCHITECTURE
+    errno = ENOSYS;
+    return -1;
+#else
+    enum { count = sizeof file_calls / sizeof *file_calls };
+    struct sock_filter program[count + 7];
+    size_t n = 0;
+    program[n++] = (struct sock_filter)BPF_STMT(
+        BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+    // Calls of another architecture have other numbers.
+    program[n++] = (struct sock_filter)BPF_JUMP(
+        BPF_JMP | BPF_JEQ | BPF_K, NATIVE_ARCHITECTURE, 1, 0);
+    program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    program[n++] = (struct sock_filter)BPF_STMT(
+        BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (unsigned char i = 0; i < count; i++)
+        program[n++] = (struct sock_filter)BPF_JUMP(
+            BPF_JMP | BPF_JEQ | BPF_K, (unsigned)file_calls[i], (unsigned char)(count - i), 0);
+    program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+    program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog filter = {.len = (unsigned short)n, .filter = program};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -1;
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter);
+#endif
 }

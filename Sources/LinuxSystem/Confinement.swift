@@ -11,6 +11,11 @@ public enum Confinement {
         _ = try check(cs_landlock_only(directory.number))
     }
 
+    /// From now on this thread makes only the system calls that reading open descriptors and writing
+    /// files needs: no sockets, no programs, no signals to others; those fail with `EPERM`. `ENOSYS`
+    /// or `EINVAL` where the kernel has no such filters.
+    public static func allowOnlyFileCalls() throws(Errno) { _ = try check(cs_only_file_calls()) }
+
     /// Makes the directory this process's root, through a mount of its own without devices, set-uid
     /// programs or execution; needs root.
     ///

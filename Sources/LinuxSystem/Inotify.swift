@@ -23,6 +23,14 @@ public struct Inotify: ~Copyable {
         return try check(unsafe inotify_add_watch(descriptor.number, path, UInt32(mask)))
     }
 
+    /// Watches a directory for programs that end their use of what is in it: files that are closed,
+    /// removed or renamed.
+    public func watchEndOfUse(of directory: String) throws(Errno) {
+        let mask =
+            IN_CLOSE_WRITE | IN_CLOSE_NOWRITE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR
+        _ = try check(unsafe inotify_add_watch(descriptor.number, directory, UInt32(mask)))
+    }
+
     public func remove(watch: Int32) {
         _ = inotify_rm_watch(descriptor.number, watch)
     }

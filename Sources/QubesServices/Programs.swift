@@ -4,7 +4,7 @@ import SystemPackage
 
 /// Where the programs are that a tool of this package starts.
 enum Programs {
-    private static let installed = "/usr/lib/qubes"
+    private static let installedPlace = "/usr/lib/qubes"
 
     /// A program of PATH.
     static func find(_ name: String) -> String? {
@@ -17,13 +17,16 @@ enum Programs {
     /// `qrexec-client-vm`: where it is installed, next to this program, or in PATH.
     static func client() throws(FileProblem) -> String {
         let name = "qrexec-client-vm"
-        for directory in [installed, ownDirectory].compactMap(\.self) {
-            let candidate = "\(directory)/\(name)"
-            if FileStatus.isExecutable(candidate) { return candidate }
-        }
-        if let found = find(name) { return found }
-        let text = "not found in \(installed), next to this program or in PATH; install the agent"
+        if let place = installed(name) ?? find(name) { return place }
+        let text =
+            "not found in \(installedPlace), next to this program or in PATH; install the agent"
         throw FileProblem(Array(name.utf8), text)
+    }
+
+    /// A program of qrexec where it is installed, or next to this one.
+    static func installed(_ name: String) -> String? {
+        [installedPlace, ownDirectory].compactMap(\.self).map { "\($0)/\(name)" }
+            .first { FileStatus.isExecutable($0) }
     }
 
     /// Whether the client of this qube is this program, which then makes calls by itself.
@@ -37,7 +40,7 @@ enum Programs {
     /// The absolute path of another tool of this package, and the arguments that choose it: a link
     /// next to this program, an installed one, or this program itself with the tool's name first.
     static func own(_ tool: String) -> [String] {
-        let directories = [ownDirectory, installed].compactMap(\.self)
+        let directories = [ownDirectory, installedPlace].compactMap(\.self)
         for directory in directories {
             let candidate = "\(directory)/\(tool)"
             if FileStatus.isExecutable(candidate) { return [candidate] }

@@ -25,6 +25,10 @@ final class RingCall: StreamCarrier {
     private var version: ProtocolVersion?
     private var incoming = Incoming.header
     private var scratch: [UInt8] = []
+    /// Takes the output of the service piece by piece, instead of the answer.
+    var sink: ((_ bytes: [UInt8]) throws(Errno) -> Void)?
+    /// Why the sink took no more; the rest of the output is dropped.
+    private(set) var sinkFailure: Errno?
     /// Output of the service that was not read yet; more than an answer can have is dropped.
     private var answer: [UInt8] = []
     private var answered = 0
@@ -149,7 +153,9 @@ final class RingCall: StreamCarrier {
                     try send([UInt8]().span)
                     try channel.flush()
                 }
-                try waitFor(deadline: deadline) { self.exitCode != nil }
+                try waitFor(deadline: deadline) {
+                    self.exitCode != nil || self.sinkFailure != nil
+                }
             }
         } catch {
             if case .failed(let reason) = error { complain("connection", reason) }
@@ -298,7 +304,10 @@ final class RingCall: StreamCarrier {
     /// Output is the answer; standard error is shown, without what a terminal cannot be trusted
     /// with.
     private func take(_ type: MessageType, _ count: Int) {
-        if type == .dataStdout {
+        if type == .dataStdout, let sink {
+            if sinkFailure != nil || count == 0 { return }
+            do throws(Errno) { try sink(scratch) } catch { sinkFailure = error }
+        } else if type == .dataStdout {
             answer += scratch.prefix(Self.answerLimit - answer.count)
         } else if count > 0 {
             let bytes = isatty(2) == 1 ? scratch.map(Self.harmless) : scratch

@@ -217,5 +217,49 @@ extension EndToEnd {
             #expect(try lab.script("personal", "cd ~/\(incoming) && ls -A").text == "a\n")
             try lab.script("work", "rm ~/b").expectSuccess()
         }
+
+        @Test("What comes to a name that is taken gets another one where the qube wants that")
+        func renamed() throws {
+            let settings = "mkdir -p ~/.config/qubes; echo existing = rename > $_/filecopy.conf"
+            try lab.script("personal", settings).expectSuccess()
+            for text in ["first", "second"] {
+                try lab.script("work", "cd && echo \(text) > a.txt").expectSuccess()
+                try lab.script("work", "cd && qvm-copy-to-vm personal a.txt").expectSuccess()
+            }
+            let arrived = try lab.script("personal", "cd ~/\(incoming) && cat a.txt 'a (1).txt'")
+            #expect(arrived.text == "first\nsecond\n")
+        }
+
+        @Test("dom0 copies and moves to a qube that it names")
+        func fromDom0() throws {
+            let make = "cd && rm -rf d && mkdir d && echo x > 'd/a b' && printf '\\1' > d/$'o\\1dd'"
+            try lab.script("dom0", make).expectSuccess()
+            try lab.script("dom0", "cd && qvm-copy-to-vm personal d").expectSuccess()
+            let arrived = "cd ~/QubesIncoming/dom0 && cat 'd/a b'"
+            #expect(try lab.script("personal", arrived).text == "x\n")
+            let again = try lab.script("dom0", "cd && qvm-move-to-vm personal d")
+            #expect(again.status == 17)
+            #expect(again.errors.contains("Nothing was deleted here"))
+            try lab.script("personal", "rm -r ~/QubesIncoming/dom0").expectSuccess()
+            try lab.script("dom0", "cd && qvm-move-to-vm personal d && ! test -e d").expectSuccess()
+            #expect(try lab.script("personal", arrived).text == "x\n")
+            #expect(try lab.script("dom0", "qvm-copy-to-vm nowhere /etc/hostname").status == 125)
+            let nameless = try lab.script("dom0", "qvm-copy /etc/hostname")
+            #expect(nameless.status == 1)
+            #expect(nameless.errors.contains("qvm-copy-to-vm QUBE"))
+        }
+
+        @Test("A desktop and a terminal see how far a copy is")
+        func progress() throws {
+            try lab.script("work", "head -c 3000000 /dev/urandom > ~/big").expectSuccess()
+            let copy = "cd && qvm-copy-to-vm personal big"
+            let numbers = try lab.script("work", "export PROGRESS_TYPE=gui; \(copy)").text
+                .split(separator: "\n").map { Int($0) }
+            #expect(numbers.first == 0)
+            #expect(numbers.last == 3_000_000)
+            try lab.script("personal", "rm ~/\(incoming)/big").expectSuccess()
+            let shown = try lab.script("work", "cd && qvm-copy-to-vm --with-progress personal big")
+            #expect(shown.errors.contains("sent 2.8 MiB, "), "\(shown.errors)")
+        }
     }
 }

@@ -104,6 +104,9 @@ final class Lab: Sendable {
             var domid: Int?
             var root: String
             var powerState: String
+            var type: String
+            /// False for a halted qube, and for a disposable that waits to be used.
+            var inUse: Bool
             var agentPid: Int32?
             var daemonPid: Int32?
         }
@@ -173,9 +176,12 @@ final class Lab: Sendable {
         return Set(
             listing.split(separator: "\n").compactMap { line in
                 let words = line.split(separator: " ", maxSplits: 3)
-                guard words.count == 4 else { return nil }
+                // An argument may have line breaks; what follows one is no process.
+                guard words.count == 4, let pid = Int(words[0]), let descriptors = Int(words[1]),
+                    let mappings = Int(words[2])
+                else { return nil }
                 return QubeProcess(
-                    pid: Int(words[0])!, descriptors: Int(words[1])!, mappings: Int(words[2])!,
+                    pid: pid, descriptors: descriptors, mappings: mappings,
                     command: String(words[3]))
             })
     }

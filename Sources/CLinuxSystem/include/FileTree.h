@@ -68,6 +68,9 @@ int cs_landlock_only(int directory);
 /// Makes the directory the root, through a mount of its own without devices, set-uid programs or
 /// execution. Returns a descriptor of it. Needs root.
 int cs_enter_root(int directory);
+/// From now on this thread makes only the system calls that writing files needs; others are EPERM.
+/// ENOSYS on other processors than x86-64 and ARM, EINVAL where the kernel has no filters.
+int cs_only_file_calls(void);
 /// Gives up every other identity for good.
 int cs_become_user(uid_t uid, gid_t gid);
 

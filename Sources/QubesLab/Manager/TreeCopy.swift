@@ -57,20 +57,23 @@ struct TreeCopy {
         }
     }
 
-    /// The latest change, in nanoseconds since 1970, of the places where a template gets its services
-    /// and settings.
+    /// Entries that are looked at for changes: the look is a part of every call to a disposable.
+    private static let entriesLookedAt = 1000
+
+    /// The latest change, in nanoseconds since 1970, of the files that a disposable begins with, those
+    /// nearest to the root first.
     static func changedAt(_ files: QubeFiles) -> Int {
         var latest = 0
-        let places = [
-            "usr/local/etc/qubes-rpc", "usr/local/etc/qubes/rpc-config", "usr/local/bin",
-            "home/user",
-        ]
-        for place in places {
-            let directory = "\(files.root)/\(place)"
-            let names = (try? PathStatus.names(in: directory)) ?? []
-            for path in [directory] + names.prefix(1000).map({ "\(directory)/\($0)" }) {
-                if let status = try? PathStatus(of: path) { latest = max(latest, status.changed) }
-            }
+        // What people change comes first.
+        var places = ["usr", "home", "root", "var"].map { "\(files.root)/\($0)" }
+        var next = 0
+        while next < min(places.count, entriesLookedAt) {
+            let path = places[next]
+            next += 1
+            guard let status = try? PathStatus(of: path) else { continue }
+            latest = max(latest, status.changed)
+            guard status.kind == .directory, places.count < entriesLookedAt else { continue }
+            places += ((try? PathStatus.names(in: path)) ?? []).map { "\(path)/\($0)" }
         }
         return latest
     }

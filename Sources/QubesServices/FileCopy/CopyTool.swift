@@ -24,10 +24,18 @@ public enum CopyTool {
     }
 
     private static func copy(_ command: CopyCommand) -> Int32 {
+        if Dom0Call.isHere && command.target == "@default" {
+            complain(
+                command.program, "dom0 has nobody to ask: use \(command.program)-to-vm QUBE FILE..."
+            )
+            return 1
+        }
         CurrentProcess.raiseDescriptorLimit()
         let finding: TreeCheck.Finding
         do throws(FileProblem) {
-            let options = TreeCheck.Options(ignoreLinks: command.ignoreLinks)
+            let options = TreeCheck.Options(
+                ignoreLinks: command.ignoreLinks,
+                countsBytes: CopyProgress.style(wanted: command.progress) != .none)
             finding = try TreeCheck(options: options).check(command.files)
         } catch {
             complain(command.program, "\(error.line). Nothing was sent.")
@@ -70,8 +78,19 @@ public enum CopyTool {
     ) throws(FileProblem) -> Int32 {
         let allNames = finding.firstUnusualName != nil
         let service = allNames ? "qubes.Filecopy+allow-all-names" : "qubes.Filecopy"
+        let total = finding.totalBytes
+        if Dom0Call.isHere {
+            CurrentProcess.ignoreBrokenPipes()
+            let call = try Dom0Call(target: command.target, service: service)
+            do throws(CarrierFailure) {
+                let isSent = try transmit(command, over: call.carrier, total: total, record)
+                return isSent ? call.finish() : max(call.finish(), 1)
+            } catch {
+                throw FileProblem(Array(service.utf8), Self.reason(error))
+            }
+        }
         if Programs.isOwn(try Programs.client()) {
-            return try send(command, service, total: finding.totalBytes, record)
+            return try send(command, service, total: total, record)
         }
         var program = Programs.own("qfile-agent")
         if command.ignoreLinks { program.append("--ignore-symlinks") }
@@ -79,7 +98,7 @@ public enum CopyTool {
         program += ["--"] + command.files
         let call = RemoteCall(
             target: command.target, service: service, localProgram: program,
-            environment: environment(command, total: finding.totalBytes))
+            environment: environment(command, total: total))
         return try call.run()
     }
 
@@ -91,29 +110,41 @@ public enum CopyTool {
         _ command: CopyCommand, _ service: String, total: UInt64, _ record: Int32?
     ) throws(FileProblem) -> Int32 {
         CurrentProcess.ignoreBrokenPipes()
-        let progress = CopyProgress(
-            style: CopyProgress.style(wanted: command.progress), total: total)
         do throws(CarrierFailure) {
             let request = CallRequest(target: command.target, service: service)
             guard let call = try RingCall.begin(request) else { return CallStatus.refused }
-            var options = TreeSender.Options(ignoreLinks: command.ignoreLinks)
-            options.warn = {
-                progress.clear()
-                complain(command.program, $0)
-            }
-            var sender = TreeSender(
-                call, options: options, progress: progress, record: try recordFile(record))
-            do throws(SendFailure) {
-                try sender.send(command.files)
+            if try transmit(command, over: call, total: total, record) {
                 return call.finish(deadline: nil)
-            } catch {
-                progress.clear()
-                complain(command.program, error.text)
-                let deadline = CurrentProcess.now + timeToEnd * 1_000_000_000
-                return max(call.finish(deadline: deadline), 1)
             }
+            let deadline = CurrentProcess.now + timeToEnd * 1_000_000_000
+            return max(call.finish(deadline: deadline), 1)
         } catch {
             throw FileProblem(Array(service.utf8), Self.reason(error))
+        }
+    }
+
+    /// Sends the files.
+    ///
+    /// - Returns: whether the other side has confirmed all of it; says why when not.
+    private static func transmit(
+        _ command: CopyCommand, over carrier: any StreamCarrier, total: UInt64, _ record: Int32?
+    ) throws(CarrierFailure) -> Bool {
+        let progress = CopyProgress(
+            style: CopyProgress.style(wanted: command.progress), total: total)
+        var options = TreeSender.Options(ignoreLinks: command.ignoreLinks)
+        options.warn = {
+            progress.clear()
+            complain(command.program, $0)
+        }
+        var sender = TreeSender(
+            carrier, options: options, progress: progress, record: try recordFile(record))
+        do throws(SendFailure) {
+            try sender.send(command.files)
+            return true
+        } catch {
+            progress.clear()
+            complain(command.program, error.text)
+            return false
         }
     }
 

@@ -1,6 +1,5 @@
 import Glibc
 import LinuxSystem
-import QrexecRuntime
 import SystemPackage
 
 /// `qfile-agent`, the sender of file copies: the stream goes out of standard output, the answer
@@ -9,34 +8,22 @@ import SystemPackage
 public enum FileAgentTool {
     /// - Parameter arguments: all of argv.
     public static func run(arguments: [String]) -> Int32 {
-        let program = programName(arguments.first ?? "qfile-agent")
+        var command = ToolArguments(arguments, name: "qfile-agent")
         var options = TreeSender.Options()
         var recordPath: String?
-        var rest = arguments.dropFirst()
-        while let option = rest.first, option.hasPrefix("-"), option != "-" {
-            rest.removeFirst()
-            if option == "--" { break }
+        let ended = command.takeOptions(help: help) { option in
             switch option {
             case "--ignore-symlinks": options.ignoreLinks = true
             case "--no-ignore-symlinks": options.ignoreLinks = false
-            case "--help", "-h":
-                say(help)
-                return 0
-            case "--version":
-                say(Version.line(program) + "\n")
-                return 0
-            case let long where long.hasPrefix("--record="):
-                recordPath = String(long.dropFirst("--record=".count))
             default:
-                complain(program, "unknown option \(option); see --help")
-                return 2
+                recordPath = option.after("--record=")
+                return recordPath != nil
             }
+            return true
         }
-        if rest.isEmpty {
-            complain(program, "no file to send; see --help")
-            return 2
-        }
-        return send(program, Array(rest), options, recordPath)
+        if let ended { return ended }
+        if command.rest.isEmpty { return command.refuse("no file to send") }
+        return send(command.program, Array(command.rest), options, recordPath)
     }
 
     private static func send(

@@ -1,26 +1,32 @@
 import Glibc
-import LinuxSystem
+package import LinuxSystem
 import QrexecProtocol
 import SystemPackage
 
 /// Where received files go, and shutting the receiver in there (specification 15.3).
-enum IncomingDirectory {
+package enum IncomingDirectory {
     /// The user who owns what is received.
-    struct Owner {
+    package struct Owner {
         let user: UInt32
         let group: UInt32
         let home: String
+
+        package init(user: UInt32, group: UInt32, home: String) {
+            self.user = user
+            self.group = group
+            self.home = home
+        }
     }
 
-    struct Failure: Error {
+    package struct Failure: Error {
         let errno: Errno
-        let text: String
+        package let text: String
     }
 
     /// Opens the directory, and creates it if need be, with the rights of its owner.
     ///
     /// - Parameter path: nil is `~/QubesIncoming/<QREXEC_REMOTE_DOMAIN>`.
-    static func open(_ path: String?, for owner: Owner) throws(Failure) -> Descriptor {
+    package static func open(_ path: String?, for owner: Owner) throws(Failure) -> Descriptor {
         try Confinement.acting(as: owner.user, group: owner.group) { () throws(Failure) in
             if let path { return try create(path) }
             guard let source = CurrentProcess.variable("QREXEC_REMOTE_DOMAIN"),
@@ -72,9 +78,14 @@ enum IncomingDirectory {
     }
 
     /// Gives up everything but the directory: as root through a root and a mount of its own, then
-    /// the user's identity, then Landlock. A kernel that lacks one of these keeps the others, and
-    /// every open stays beneath the directory and off symbolic links.
-    static func confine(
+    /// the user's identity, then Landlock, then every system call that files do not need. A kernel
+    /// that lacks one of these keeps the others, and every open stays beneath the directory and off
+    /// symbolic links.
+    ///
+    /// Who takes this process over afterwards can write, replace and remove files in the directory of
+    /// the qube that sent them, and answer to it; it reads no file, reaches no socket or network,
+    /// starts and signals no program.
+    package static func confine(
         to directory: consuming Descriptor, as owner: Owner
     ) throws(Failure) -> Descriptor {
         Confinement.clearUmask()
@@ -95,6 +106,13 @@ enum IncomingDirectory {
             try Confinement.allowOnly(beneath: root)
         } catch .noFunction {
         } catch .notSupportedOnSocket {
+        } catch {
+            throw Failure(errno: error, text: "cannot shut the receiver in: \(error.message)")
+        }
+        do throws(Errno) {
+            try Confinement.allowOnlyFileCalls()
+        } catch .noFunction {
+        } catch .invalidArgument {
         } catch {
             throw Failure(errno: error, text: "cannot shut the receiver in: \(error.message)")
         }

@@ -20,12 +20,12 @@ protocol StreamCarrier: AnyObject {
     ) throws(CarrierFailure) -> Int
 }
 
-/// Two descriptors of this process that block (`qfile-agent`: 1 and 0).
+/// Two descriptors of this process that block (`qfile-agent`: 1 and 0), or one without answers.
 final class DescriptorCarrier: StreamCarrier {
     private let output: Int32
-    private let answers: Int32
+    private let answers: Int32?
 
-    init(output: Int32, answers: Int32) {
+    init(output: Int32, answers: Int32?) {
         self.output = output
         self.answers = answers
     }
@@ -40,6 +40,7 @@ final class DescriptorCarrier: StreamCarrier {
     }
 
     func hasAnswer() throws(CarrierFailure) -> Bool {
+        guard let answers else { return false }
         do throws(Errno) {
             return try Descriptor.isReadable(answers)
         } catch {
@@ -50,6 +51,7 @@ final class DescriptorCarrier: StreamCarrier {
     func readAnswer(
         into buffer: inout [UInt8], at offset: Int, count: Int
     ) throws(CarrierFailure) -> Int {
+        guard let answers else { return 0 }
         do throws(Errno) {
             return try Descriptor.read(answers, into: &buffer, at: offset, count: count)
         } catch {

@@ -9,11 +9,13 @@ struct TreeCheck {
         var allowLinks = true
         var allowDirectories = true
         var allowAllNames = false
+        /// Whether the sizes are added up, which costs a look at each file.
+        var countsBytes = true
     }
 
     /// What was found.
     struct Finding: Equatable {
-        /// Bytes of contents of all files.
+        /// Bytes of contents of all files, if they were to be counted.
         var totalBytes: UInt64 = 0
         var files: UInt64 = 0
         /// The first name that only a receiver takes that allows all names.
@@ -56,7 +58,7 @@ struct TreeCheck {
                 _ = try walk.enter()
             case .regular:
                 try checkName(walk, &finding)
-                finding.totalBytes &+= try walk.attributes().size
+                if options.countsBytes { finding.totalBytes &+= try walk.attributes().size }
                 finding.files += 1
             }
         }

@@ -1,5 +1,4 @@
 import LinuxSystem
-import QrexecRuntime
 
 /// `qubes-fs-tree-check`: whether files can be copied, and how large they are. Exit status: 0 when
 /// they can, 2 when only to a receiver that allows all names, 1 when they cannot or for a wrong
@@ -7,40 +6,24 @@ import QrexecRuntime
 public enum TreeCheckTool {
     /// - Parameter arguments: all of argv.
     public static func run(arguments: [String]) -> Int32 {
-        let program = programName(arguments.first ?? "qubes-fs-tree-check")
+        var command = ToolArguments(arguments, name: "qubes-fs-tree-check", usageStatus: 1)
         var options = TreeCheck.Options()
         var isMachineReadable = false
-        var rest = arguments.dropFirst()
-        while let option = rest.first, option.hasPrefix("-"), option != "-" {
-            rest.removeFirst()
-            if option == "--" { break }
-            switch option {
-            case "--machine-readable": isMachineReadable = true
-            case "--no-machine-readable": isMachineReadable = false
-            case "--ignore-symlinks": options.ignoreLinks = true
-            case "--no-ignore-symlinks": options.ignoreLinks = false
-            case "--allow-symlinks": options.allowLinks = true
-            case "--no-allow-symlinks": options.allowLinks = false
-            case "--allow-directories": options.allowDirectories = true
-            case "--no-allow-directories": options.allowDirectories = false
-            case "--allow-all-names": options.allowAllNames = true
-            case "--no-allow-all-names": options.allowAllNames = false
-            case "--help", "-h":
-                say(help)
-                return 0
-            case "--version":
-                say(Version.line(program) + "\n")
-                return 0
-            default:
-                complain(program, "unknown option \(option); see --help")
-                return 1
+        let ended = command.takeOptions(help: help) { option in
+            let no = option.hasPrefix("--no-")
+            switch no ? "--" + option.dropFirst("--no-".count) : option {
+            case "--machine-readable": isMachineReadable = !no
+            case "--ignore-symlinks": options.ignoreLinks = !no
+            case "--allow-symlinks": options.allowLinks = !no
+            case "--allow-directories": options.allowDirectories = !no
+            case "--allow-all-names": options.allowAllNames = !no
+            default: return false
             }
+            return true
         }
-        if rest.isEmpty {
-            complain(program, "no path to check; see --help")
-            return 1
-        }
-        return check(program, Array(rest), options, isMachineReadable)
+        if let ended { return ended }
+        if command.rest.isEmpty { return command.refuse("no path to check") }
+        return check(command.program, Array(command.rest), options, isMachineReadable)
     }
 
     private static func check(

@@ -8,6 +8,12 @@ struct UnpackerOptions: Equatable {
     var existing: ExistingFile?
     /// Who owns the files; nil is the caller.
     var user: UInt32?
+    /// The same by name, as dom0 gives it.
+    var userName: String?
+    /// Whether everything but files is refused.
+    var onlyRegularFiles = false
+    /// Whether size and number of files have a limit, as for updates in dom0.
+    var isLimited = false
     /// Where they go; nil is `~/QubesIncoming/<source>`.
     var directory: String?
 
@@ -64,6 +70,17 @@ struct UnpackerOptions: Equatable {
         }
     }
 
+    /// dom0's `USER DIR [-v] [-w [N]] [--only-regular-files]`.
+    init(dom0 arguments: [String]) throws(Problem) {
+        guard arguments.count >= 2, !arguments[0].hasPrefix("-") else {
+            throw Problem(text: "expected a user and a directory")
+        }
+        userName = arguments[0]
+        directory = arguments[1]
+        isLimited = true
+        try parseTail(arguments[2...])
+    }
+
     private mutating func setWait(_ value: String) throws(Problem) {
         guard let bytes = UInt64(value) else {
             throw Problem(text: "\(value) is not a number of bytes")
@@ -85,16 +102,22 @@ struct UnpackerOptions: Equatable {
     /// `UID DIR [-v] [-w [N]]`.
     private mutating func parseOldForm(_ arguments: [String]) throws(Problem) {
         try parseOperands(Array(arguments[..<2]))
-        var rest = arguments[2...]
+        try parseTail(arguments[2...])
+    }
+
+    /// Options behind the operands.
+    private mutating func parseTail(_ arguments: ArraySlice<String>) throws(Problem) {
+        var rest = arguments
         while let option = rest.popFirst() {
             switch option {
             case "-v": verbose = true
             case "-w":
                 waitForSpace = 0
-                if let value = rest.first {
+                if let value = rest.first, !value.hasPrefix("-") || !isLimited {
                     rest.removeFirst()
                     try setWait(value)
                 }
+            case "--only-regular-files" where isLimited: onlyRegularFiles = true
             default: throw Problem(text: "unknown option \(option)")
             }
         }

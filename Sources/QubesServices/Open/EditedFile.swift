@@ -90,6 +90,16 @@ struct EditedFile {
         }
     }
 
+    /// Gives the changed file a name of its own and leaves the original alone. Nothing came back:
+    /// nothing happens.
+    ///
+    /// - Returns: what the person should know.
+    func keepBesideOriginal() throws(Errno) -> String? {
+        if try place.file.descriptor.status().size == 0 { return nil }
+        try place.file.descriptor.setMode(original.mode)
+        return "\(path) stays as it is; the file that came back is \(try keep(named: name))"
+    }
+
     /// Names the file and returns its path.
     private func keep(named base: [UInt8]) throws(Errno) -> String {
         "\(place.path)/" + String(decoding: try link(named: base), as: UTF8.self)

@@ -61,6 +61,7 @@ public enum OpenInVMService {
         defer {
             if !keeps {
                 try? FileStatus.remove(path)
+                // Stays when the person stored something else in it.
                 try? Descriptor.removeDirectory(directory)
             }
         }
@@ -69,6 +70,7 @@ public enum OpenInVMService {
             throw Failure(text: "\(request.safeName) from \(source): nothing here opens files")
         }
         let status: Int32
+        let begun = CurrentProcess.now
         do throws(Errno) { status = try opener.open(path) } catch {
             throw Failure(text: "the opener cannot be started: \(error.message)")
         }
@@ -77,6 +79,7 @@ public enum OpenInVMService {
                 text: "\(request.safeName) from \(source) could not be opened ("
                     + "exit status \(status))")
         }
+        ThingInUse(fileIn: directory).waitForEnd(begun: begun)
         if request.isViewOnly { return }
         do throws(Errno) {
             try sendBack(path, unless: before)
@@ -144,8 +147,13 @@ public enum OpenURLService {
             return 1
         }
         guard let opener = Opener() else { return 1 }
+        let text = String(decoding: address, as: UTF8.self)
+        let begun = CurrentProcess.now
         do throws(Errno) {
-            return try opener.open(String(decoding: address, as: UTF8.self)) == 0 ? 0 : 1
+            if try opener.open(text) != 0 { return 1 }
+            // A disposable ends with this call; the browser may have just begun.
+            ThingInUse(address: text).waitForEnd(begun: begun)
+            return 0
         } catch {
             complain(program, "the opener cannot be started: \(error.message)")
             return 1

@@ -1,53 +1,46 @@
 import Glibc
 import LinuxSystem
-import QrexecRuntime
 import SystemPackage
 
 /// `qopen-in-vm [--view-only] [--into=FILE] FILE`: the local program of `qvm-open-in-vm`. Sends a
-/// file to `qubes.OpenInVM` and stores what comes back. Exit status: 0 or 1.
+/// file to `qubes.OpenInVM` and stores what comes back. It does not learn whether the call ended
+/// well, so it never replaces the file itself. Exit status: 0, 1, or 2 for a wrong command line.
 public enum OpenSenderTool {
     /// - Parameter arguments: all of argv.
     public static func run(arguments: [String]) -> Int32 {
-        let program = programName(arguments.first ?? "qopen-in-vm")
+        var command = ToolArguments(arguments, name: "qopen-in-vm")
         var isViewOnly = false
         var into: String?
-        var rest = arguments.dropFirst()
-        while let option = rest.first, option.hasPrefix("-"), option != "-" {
-            rest.removeFirst()
-            if option == "--" { break }
-            switch option {
-            case "--view-only": isViewOnly = true
-            case "--help", "-h":
-                say(help)
-                return 0
-            case "--version":
-                say(Version.line(program) + "\n")
-                return 0
-            case let long where long.hasPrefix("--into="):
-                into = String(long.dropFirst("--into=".count))
-            default:
-                complain(program, "unknown option \(option); see --help")
-                return 2
+        let ended = command.takeOptions(help: help) { option in
+            if option == "--view-only" {
+                isViewOnly = true
+                return true
             }
+            into = option.after("--into=")
+            return into != nil
         }
-        guard rest.count == 1, let path = rest.first else {
-            complain(program, "expected one file; see --help")
-            return 2
+        if let ended { return ended }
+        guard let path = command.next(), command.rest.isEmpty else {
+            return command.refuse("expected one file")
         }
         CurrentProcess.ignoreBrokenPipes()
         do throws(FileProblem) {
-            try exchange(path, isViewOnly: isViewOnly, into: into)
+            let note = try exchange(path, isViewOnly: isViewOnly, into: into)
+            if let note { complain(command.program, note) }
             return 0
         } catch {
-            complain(program, error.line)
+            complain(command.program, error.line)
             return 1
         }
     }
 
+    /// - Returns: what the person should know, if anything.
     private static func exchange(
         _ path: String, isViewOnly: Bool, into: String?
-    ) throws(FileProblem) {
+    ) throws(FileProblem) -> String? {
         let place = try ArgumentPlace(path)
+        // Before anything is sent: what comes back must have a place.
+        let beside = isViewOnly || into != nil ? nil : try EditedFile(of: path)
         let size: UInt64
         do throws(Errno) {
             let file = try Descriptor.open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY)
@@ -61,22 +54,25 @@ public enum OpenSenderTool {
         }
         do throws(Errno) {
             // What is only looked at never comes back; a service that sends something is not heard.
-            guard !isViewOnly, let into else {
+            if isViewOnly {
                 _ = try OpenInVMService.copy(from: 0, to: nil)
-                return
+            } else if let into {
+                let target = try Descriptor.open(into, O_WRONLY)
+                _ = try OpenInVMService.copy(
+                    from: 0, to: target.number, limit: OpenCall.limit(size))
+            } else if let beside {
+                _ = try OpenInVMService.copy(
+                    from: 0, to: beside.number, limit: OpenCall.limit(size))
+                return try beside.keepBesideOriginal()
             }
-            let target = try Descriptor.open(into, O_WRONLY)
-            _ = try OpenInVMService.copy(from: 0, to: target.number, limit: limit(size))
         } catch .fileTooLarge {
             throw FileProblem(
                 Array(path.utf8), "far more came back than was sent; your file stays as it is")
         } catch {
             throw FileProblem(Array(path.utf8), "what comes back: \(error.message)")
         }
+        return nil
     }
-
-    /// Bytes that are taken back at most: a hostile service must not fill the disk.
-    private static func limit(_ size: UInt64) -> UInt64 { max(size &* 4, 2 << 30) }
 
     private static let help = """
         Usage: qopen-in-vm [--view-only] [--into=FILE] [--] FILE
@@ -84,7 +80,8 @@ public enum OpenSenderTool {
         qrexec-client-vm.
 
               --view-only   nothing comes back
-              --into=FILE   where to write the changed file
+              --into=FILE   where to write the changed file; else it is FILE.XXXXXX, and a line on
+                            standard error says so. FILE itself is never touched.
           -h, --help        show this text
               --version     show the version
 

@@ -1,6 +1,5 @@
 import Glibc
 import LinuxSystem
-import QrexecRuntime
 import SystemPackage
 
 /// `qvm-open-in-vm` and `qvm-open-in-dvm`: opens a file or an address in another qube, and takes the
@@ -16,36 +15,25 @@ public enum OpenTool {
 
     /// - Parameter arguments: all of argv.
     public static func run(arguments: [String]) -> Int32 {
-        let program = programName(arguments.first ?? "qvm-open-in-vm")
+        var rest = ToolArguments(arguments, name: "qvm-open-in-vm")
+        let program = rest.program
         let takesQube = !program.hasSuffix("-dvm")
         var command = Command(program: program, target: "@dispvm", what: "")
-        var rest = arguments.dropFirst()
-        while let option = rest.first, option.hasPrefix("-"), option != "-" {
-            rest.removeFirst()
-            if option == "--" { break }
-            switch option {
-            case "--view-only": command.isViewOnly = true
-            case "--help", "-h":
-                say(help(program, takesQube))
-                return 0
-            case "--version":
-                say(Version.line(program) + "\n")
-                return 0
-            default:
-                complain(program, "unknown option \(option); see --help")
-                return 2
-            }
+        let ended = rest.takeOptions(help: help(program, takesQube)) { option in
+            command.isViewOnly = option == "--view-only"
+            return command.isViewOnly
         }
-        if takesQube { command.target = rest.popFirst() ?? "" }
-        guard rest.count == 1, let what = rest.first, !command.target.isEmpty,
+        if let ended { return ended }
+        if takesQube { command.target = rest.next() ?? "" }
+        guard let what = rest.next(), rest.rest.isEmpty, !command.target.isEmpty,
             !command.target.hasPrefix("-")
         else {
             let wanted = takesQube ? "a qube and one file or address" : "one file or address"
-            complain(program, "expected \(wanted); see --help")
-            return 2
+            return rest.refuse("expected \(wanted)")
         }
         command.what = what
         do throws(FileProblem) {
+            CurrentProcess.ignoreBrokenPipes()
             let status = try open(command)
             if status == 126 { complain(program, "refused by the policy or by the user") }
             return status
@@ -58,8 +46,12 @@ public enum OpenTool {
     private static func open(_ command: Command) throws(FileProblem) -> Int32 {
         let address = Array(command.what.utf8)
         if OpenURLRequest.accepts(address) {
+            let line = command.what + "\n"
+            if Programs.isOwn(try Programs.client()) {
+                return try OpenCall(target: command.target, service: "qubes.OpenURL").send(line)
+            }
             var call = RemoteCall(target: command.target, service: "qubes.OpenURL")
-            call.input = command.what + "\n"
+            call.input = line
             return try call.run()
         }
         if let path = filePath(of: command.what) { return try openFile(path, command) }
@@ -99,19 +91,13 @@ public enum OpenTool {
     }
 
     private static func openFile(_ path: String, _ command: Command) throws(FileProblem) -> Int32 {
-        var program = Programs.own("qopen-in-vm")
-        if command.isViewOnly {
-            program.append("--view-only")
-            program += ["--", path]
-            return try RemoteCall(
-                target: command.target, service: "qubes.OpenInVM", localProgram: program
-            ).run()
-        }
-        let answer = try EditedFile(of: path)
-        program += ["--into=/proc/\(CurrentProcess.id)/fd/\(answer.number)", "--", path]
-        let status = try RemoteCall(
-            target: command.target, service: "qubes.OpenInVM", localProgram: program
-        ).run()
+        let answer = command.isViewOnly ? nil : try EditedFile(of: path)
+        let status =
+            Programs.isOwn(try Programs.client())
+            ? try OpenCall(target: command.target, service: "qubes.OpenInVM")
+                .exchange(path, isViewOnly: command.isViewOnly, into: answer?.number)
+            : try callByClient(path, command, into: answer?.number)
+        guard let answer else { return status }
         // Only an orderly end says that what came back is whole.
         if status != 0 {
             complain(command.program, "\(path) stays as it is (exit status \(status))")
@@ -119,6 +105,22 @@ public enum OpenTool {
         }
         if let note = try answer.replaceOriginal() { complain(command.program, note) }
         return 0
+    }
+
+    /// Another client makes the call, with `qopen-in-vm` at this end.
+    private static func callByClient(
+        _ path: String, _ command: Command, into: Int32?
+    ) throws(FileProblem) -> Int32 {
+        var program = Programs.own("qopen-in-vm")
+        if let into {
+            program.append("--into=/proc/\(CurrentProcess.id)/fd/\(into)")
+        } else {
+            program.append("--view-only")
+        }
+        return try RemoteCall(
+            target: command.target, service: "qubes.OpenInVM",
+            localProgram: program + ["--", path]
+        ).run()
     }
 
     private static func help(_ program: String, _ takesQube: Bool) -> String {

@@ -2,12 +2,12 @@ import Glibc
 import LinuxSystem
 import SystemPackage
 
-/// The program that opens files and addresses in this qube: `opener = PATH` of the settings, else
-/// `qubes-open`, else `xdg-open`.
+/// The program that opens files and addresses in this qube: `opener = PATH` of the settings, else a
+/// `qubes-open` of the qube's own in PATH, else `xdg-open`.
 struct Opener {
-    private let path: String
+    let path: String
 
-    /// Finds it; nil when the qube has none.
+    /// Finds it; says what is missing when the qube has none.
     init?() {
         var settings = Settings(keys: ["opener"])
         settings.load(file: "open.conf", home: CurrentProcess.variable("HOME") ?? "/")
@@ -19,11 +19,13 @@ struct Opener {
             path = configured
             return
         }
-        guard let found = Programs.find("qubes-open") ?? Programs.find("xdg-open") else {
+        // Our own qubes-open would only come here again.
+        let ours = Programs.find("qubes-open").map(Programs.isOwn) ?? true
+        guard let found = ours ? Programs.find("xdg-open") : Programs.find("qubes-open") else {
             complain(
                 "opener",
-                "neither qubes-open nor xdg-open is installed; name another program with "
-                    + "\"opener = PATH\" in /etc/qubes/open.conf")
+                "xdg-open is not installed; install xdg-utils, or name another program with "
+                    + "\"opener = PATH\" in /etc/qubes/open.conf or ~/.config/qubes/open.conf")
             return nil
         }
         path = found
