@@ -54,6 +54,10 @@ let package = Package(
             dependencies: ["LinuxSystem", "Vchan", "QrexecProtocol", system],
             swiftSettings: ours),
         .target(
+            name: "QrexecClient",
+            dependencies: ["LinuxSystem", "Vchan", "QrexecProtocol", "QrexecRuntime", system],
+            swiftSettings: ours),
+        .target(
             name: "QrexecAgent",
             dependencies: ["LinuxSystem", "Vchan", "QrexecProtocol", "QrexecRuntime", system],
             swiftSettings: ours),
@@ -66,7 +70,7 @@ let package = Package(
         .target(
             name: "QubesServices",
             dependencies: [
-                "LinuxSystem", "Vchan", "QrexecProtocol", "QrexecRuntime", "QrexecAgent", system,
+                "LinuxSystem", "Vchan", "QrexecProtocol", "QrexecRuntime", "QrexecClient", system,
             ],
             exclude: ["ServiceFiles"], swiftSettings: ours),
         // Tools around the transport: vchan-cat, vchan-conformance.
@@ -78,6 +82,23 @@ let package = Package(
         .executableTarget(
             name: "qrexec-vm", dependencies: ["QrexecAgent", "QubesServices"],
             swiftSettings: ours, linkerSettings: staticPIE),
+        .executableTarget(
+            name: "qrexec-client-vm", dependencies: ["QrexecClient", "LinuxSystem"],
+            swiftSettings: ours, linkerSettings: staticPIE),
+        // Dynamically linked: PAM loads modules. By its library's own name, so that nothing but what
+        // every Debian has is needed to build it; and without what Swift's libraries need, as there
+        // is no Swift in it.
+        .executableTarget(
+            name: "qrexec-pam-session",
+            linkerSettings: [
+                .unsafeFlags([
+                    "-use-ld=lld", "-Xlinker", "-l:libpam.so.0",
+                    "-Xlinker", "--remap-inputs=*/libstdc++.*=/dev/null",
+                    "-Xlinker", "--remap-inputs=*/libm.*=/dev/null",
+                    "-Xlinker", "--remap-inputs=*/libswift*=/dev/null",
+                    "-Xlinker", "--remap-inputs=*/swiftrt.o=/dev/null",
+                ])
+            ]),
         .executableTarget(
             name: "qrexec-dom0", dependencies: ["QrexecDom0"],
             swiftSettings: ours, linkerSettings: staticPIE),
@@ -139,7 +160,7 @@ let package = Package(
         // make bench-calls: the driver, and the load that it runs inside the qubes.
         .executableTarget(
             name: "calls-load",
-            dependencies: ["LinuxSystem", "QrexecAgent", "QrexecRuntime", system],
+            dependencies: ["LinuxSystem", "QrexecClient", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Load", swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
             name: "calls-bench", dependencies: ["LinuxSystem", "QrexecRuntime", system],
@@ -154,6 +175,13 @@ let package = Package(
         .testTarget(
             name: "QrexecRuntimeTests",
             dependencies: ["QrexecRuntime", "QrexecProtocol", "Vchan", "LinuxSystem", system],
+            swiftSettings: tests),
+        // The agent's and the client's programs, played against from outside.
+        .testTarget(
+            name: "QrexecAgentTests",
+            dependencies: [
+                "QrexecAgent", "QrexecRuntime", "QrexecProtocol", "Vchan", "LinuxSystem", system,
+            ],
             swiftSettings: tests),
         .testTarget(
             name: "QrexecDom0Tests",

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -142,9 +143,14 @@ int cs_unix_connect(const char *path, int type) {
     struct sockaddr_un address;
     int directory;
     if (unix_address(path, &address, &directory) < 0) return -1;
+    socklen_t length = sizeof address;
+    if (path[0] == '@' && !strchr(path, '/')) {
+        address.sun_path[0] = 0;
+        length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+    }
     int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return finish(fd, directory, 1);
-    return finish(fd, directory, connect(fd, (struct sockaddr *)&address, sizeof address) < 0);
+    return finish(fd, directory, connect(fd, (struct sockaddr *)&address, length) < 0);
 }
 
 int cs_peer_credentials(int socket, pid_t *pid, uid_t *uid, gid_t *gid) {

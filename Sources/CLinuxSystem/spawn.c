@@ -8,12 +8,26 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 // Descriptors a child can be given; far above what any caller needs.
 enum { max_child_descriptors = 64 };
+
+// The soft limit of descriptors that this process was started with; children get it back, because
+// programs that use select() break with more.
+static struct rlimit started_with;
+
+int cs_raise_own_descriptor_limit(unsigned long wanted) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -1;
+    if (limit.rlim_cur >= wanted) return 0;
+    if (started_with.rlim_cur == 0) started_with = limit;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 struct child {
     const struct cs_spawn_request *request;
@@ -65,6 +79,7 @@ static int child_main(void *argument) {
         if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) goto fail;
         if (getppid() != child->parent) _exit(127);
     }
+    if (started_with.rlim_cur != 0 && setrlimit(RLIMIT_NOFILE, &started_with) < 0) goto fail;
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

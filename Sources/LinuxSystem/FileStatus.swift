@@ -23,6 +23,14 @@ public enum FileStatus {
         }
     }
 
+    /// When the contents or properties of what a path leads to changed last, in nanoseconds since
+    /// 1970; nil when it leads nowhere.
+    public static func changeTime(of path: String) -> Int? {
+        var status = stat()
+        guard unsafe stat(path, &status) == 0 else { return nil }
+        return status.st_ctim.tv_sec * 1_000_000_000 + status.st_ctim.tv_nsec
+    }
+
     /// Whether the effective user may execute what a path leads to.
     public static func isExecutable(_ path: String) -> Bool {
         unsafe faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) == 0

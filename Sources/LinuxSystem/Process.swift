@@ -13,16 +13,54 @@ public enum CurrentProcess {
         return Descriptor(taking: try check(number))
     }
 
+    /// A signal that arrived.
+    public struct Arrival: Sendable {
+        public let signal: Int32
+        /// The process that sent it; 0 when the kernel did. It may have ended already.
+        public let sender: Int32
+    }
+
     /// The next pending signal of a signal descriptor, if any.
     public static func nextSignal(of descriptor: borrowing Descriptor) throws(Errno) -> Int32? {
+        try nextArrival(of: descriptor)?.signal
+    }
+
+    /// The next pending signal of a signal descriptor, with its sender.
+    public static func nextArrival(
+        of descriptor: borrowing Descriptor
+    ) throws(Errno) -> Arrival? {
         var record = [UInt8](repeating: 0, count: MemoryLayout<signalfd_siginfo>.size)
         do throws(Errno) {
             guard try descriptor.read(into: &record) == record.count else { return nil }
         } catch .resourceTemporarilyUnavailable {
             return nil
         }
-        // ssi_signo is the record's first field, in host order.
-        return Int32(record[0]) | Int32(record[1]) << 8
+        // In host order: ssi_signo is the record's first field, ssi_pid its fourth.
+        return Arrival(signal: word(record, at: 0), sender: word(record, at: 12))
+    }
+
+    private static func word(_ bytes: [UInt8], at offset: Int) -> Int32 {
+        var value: UInt32 = 0
+        for index in 0..<4 { value |= UInt32(bytes[offset + index]) << (8 * UInt32(index)) }
+        return Int32(bitPattern: value)
+    }
+
+    /// The session of a process; nil when it is gone.
+    public static func session(of pid: Int32) -> Int32? {
+        let session = getsid(pid)
+        return session > 0 ? session : nil
+    }
+
+    /// Sends a signal to a process by its number; best effort.
+    public static func signal(_ pid: Int32, _ signal: Int32) {
+        guard pid > 1 else { return }
+        _ = Glibc.kill(pid, signal)
+    }
+
+    /// Lets this process, but not its children, have so many descriptors open, as far as the system
+    /// allows.
+    public static func raiseOwnDescriptorLimit(to count: Int) {
+        _ = cs_raise_own_descriptor_limit(UInt(count))
     }
 
     /// Lets a write to a closed pipe or socket be an error instead of the end of the program.

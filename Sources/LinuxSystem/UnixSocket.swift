@@ -7,11 +7,13 @@ public enum UnixSocket {
     public enum Kind: Sendable {
         case stream
         case sequencedPacket
+        case datagram
 
         var rawValue: Int32 {
             switch self {
             case .stream: Int32(SOCK_STREAM.rawValue)
             case .sequencedPacket: Int32(SOCK_SEQPACKET.rawValue)
+            case .datagram: Int32(SOCK_DGRAM.rawValue)
             }
         }
     }
@@ -27,7 +29,8 @@ public enum UnixSocket {
         Descriptor(taking: try check(unsafe cs_unix_listen(path, kind.rawValue, backlog, mode)))
     }
 
-    /// Connects without waiting: a full backlog is `EAGAIN`.
+    /// Connects without waiting: a full backlog is `EAGAIN`. A name that begins with `@` and holds no
+    /// slash is an abstract one.
     public static func connect(
         _ path: String, _ kind: Kind = .stream
     ) throws(Errno) -> Descriptor {
@@ -140,6 +143,13 @@ public enum UnixSocket {
         bytes.removeLast(bytes.count - got)
         descriptors = DescriptorList(taking: Array(fds[..<Int(count)]))
         return bytes
+    }
+
+    /// Whether bytes wait in a socket; they stay there.
+    public static func hasData(_ socket: Int32) -> Bool {
+        var byte: UInt8 = 0
+        // SAFETY: the kernel writes at most one byte.
+        return unsafe Glibc.recv(socket, &byte, 1, noWait | Int32(MSG_PEEK)) == 1
     }
 
     /// Ends one direction of a connected socket; an error means that it has ended already.

@@ -10,10 +10,14 @@ import Vchan
 final class Agent {
     struct Options {
         var triggerSocket = AgentPaths.trigger
+        var calls = CallOptions()
     }
 
     /// Between two attempts to serve the control channel when that fails at once.
     private static let retryTime = seconds(1)
+
+    /// More ends than there are ports are of no use to any daemon.
+    private static let maximumUnreported = 2 * Limits.dataPorts
 
     private let loop: EventLoop
     private let options: Options
@@ -21,9 +25,15 @@ final class Agent {
     private let transport: Transport
     private var link: ControlLink?
     private var version: ProtocolVersion?
-    private var listener: Descriptor?
+    private var acceptor: Acceptor?
     private var clients: [RequestIdent: TriggerClient] = [:]
+    /// As they came; only of use when there are too many.
+    private var order: [RequestIdent] = []
     private var nextClient: UInt64 = 0
+    /// Calls that ended while dom0 was away.
+    private var unreported: [[UInt8]] = []
+    private var wasReady = false
+    private var wasCalled = false
     private var data: AgentLink?
 
     init(options: Options, log: Log) throws {
@@ -97,6 +107,8 @@ final class Agent {
                 version = try ProtocolVersion.negotiated(theirs: Hello(body: body).version)
                 log.info("connected to dom0", ["version": "\(version!.rawValue)"])
                 openListener()
+                for body in unreported { link?.send(.connectionTerminated, body) }
+                unreported = []
                 return
             }
             switch type {
@@ -136,6 +148,10 @@ final class Agent {
 
     private func execute(_ type: MessageType, _ request: ExecRequest, _ body: [UInt8]) {
         if data == nil { connectData() }
+        if !wasCalled {
+            wasCalled = true
+            MeminfoWriter.wake()
+        }
         guard let data else {
             log.error("a call is dropped: the data process cannot be started")
             link?.send(.connectionTerminated, request.connect.body)
@@ -153,9 +169,9 @@ final class Agent {
     private func connectData() {
         do throws(Errno) {
             let path = AgentPaths.data(trigger: options.triggerSocket)
-            data = try AgentLink(loop: loop, taking: AgentDataStarter.connection(path)) {
-                [unowned self] in self.dataSaid($0)
-            }
+            data = try AgentLink(
+                loop: loop, taking: AgentDataStarter.connection(path, options.calls)
+            ) { [unowned self] in self.dataSaid($0) }
         } catch {
             log.error("no connection to the data process", ["reason": error.description])
         }
@@ -165,7 +181,11 @@ final class Agent {
         switch event {
         case .message(.connectionTerminated, let body):
             // A termination that dom0's present daemon does not know is ignored there.
-            if version != nil { link?.send(.connectionTerminated, body) }
+            if version != nil {
+                link?.send(.connectionTerminated, body)
+            } else if unreported.count < Self.maximumUnreported {
+                unreported.append(body)
+            }
         case .message, .farewell, .lost:
             log.error("the data process is gone: its calls have ended")
             data?.close()
@@ -181,9 +201,13 @@ final class Agent {
             try FileStatus.remove(options.triggerSocket)
             // Every local user may ask: dom0's policy decides.
             let socket = try UnixSocket.listen(options.triggerSocket, mode: 0o666)
-            let number = socket.number
-            listener = consume socket
-            try loop.watch(number, .readable) { [unowned self] _ in self.acceptClient() }
+            acceptor = try Acceptor(loop: loop, taking: socket, log: log) { [unowned self] in
+                self.acceptClient($0)
+            }
+            if !wasReady {
+                wasReady = true
+                ServiceManager.notifyReady()
+            }
         } catch {
             log.error(
                 "local programs cannot ask for services",
@@ -192,16 +216,14 @@ final class Agent {
     }
 
     private func closeListener() {
-        guard let taken = listener.take() else { return }
-        loop.unwatch(taken.number)
+        guard let taken = acceptor.take() else { return }
+        taken.close()
         try? FileStatus.remove(options.triggerSocket)
     }
 
-    private func acceptClient() {
+    private func acceptClient(_ connection: consuming Descriptor) {
         do throws(Errno) {
-            guard listener != nil else { return }
-            let connection = try UnixSocket.accept(listener!)
-            guard clients.count < Limits.connections else {
+            if clients.count >= Limits.connections, !dropSilentClient() {
                 log.warning("too many calls at a time: one is refused")
                 return
             }
@@ -211,10 +233,22 @@ final class Agent {
             client.onRequest = { [unowned self] in self.request($0, of: ident) }
             client.onEnd = { [unowned self] in self.clientEnded(ident, $0) }
             clients[ident] = client
-        } catch .resourceTemporarilyUnavailable {
+            order.append(ident)
         } catch {
             log.warning("a local client cannot be served", ["reason": error.description])
         }
+    }
+
+    /// Makes room for a client that may have something to say: one that has been silent until now,
+    /// the oldest, goes.
+    private func dropSilentClient() -> Bool {
+        order.removeAll { clients[$0] == nil }
+        guard let ident = order.first(where: { clients[$0]?.hasAsked == false }) else {
+            return false
+        }
+        log.warning("too many local clients: one that asks for nothing is dropped")
+        clients.removeValue(forKey: ident)?.close()
+        return true
     }
 
     private func request(_ request: ServiceRequest, of ident: RequestIdent) {
@@ -261,6 +295,7 @@ final class Agent {
 
     private func clientEnded(_ ident: RequestIdent, _ reason: String?) {
         guard let client = clients.removeValue(forKey: ident) else { return }
+        if order.count > 2 * Limits.connections { order.removeAll { clients[$0] == nil } }
         if let reason { log.warning("a local client is refused", ["reason": reason]) }
         if let place = client.place, version != nil {
             link?.send(.connectionTerminated, place.body)

@@ -14,40 +14,67 @@ import Vchan
 /// the caller, as nobody would be there to account for it.
 final class AgentDataProcess {
     /// Calls at a time; more than dom0 has ports for one qube.
-    static let maximumSessions = 2 * Limits.dataPorts
+    static let maximumCalls = 2 * Limits.dataPorts
+    /// Further ones that are told so, with status 126.
+    static let maximumRefusals = 64
     /// Without agent and calls it ends after this long: time for a restarted agent to come back.
     static let idleTime = seconds(10)
+    /// Descriptors that all of that can need.
+    private static let descriptors = 8192
+
+    /// A call of which nothing is started yet, or that runs here or in a fork server.
+    private enum Call {
+        case waiting
+        case session(ServiceSession)
+        case forkServer(ForkServerCall)
+    }
 
     private let loop: EventLoop
     private let log: Log
     private let path: String
+    private let options: CallOptions
     private let transport: Transport
     private let host: ServiceHost
-    private let listener: Descriptor
+    private let waiter: SessionWaiter
+    private var acceptor: Acceptor?
     private var agent: AgentLink?
-    private var sessions: [UInt64: ServiceSession] = [:]
-    private var nextSession: UInt64 = 0
+    private var calls: [UInt64: Call] = [:]
+    private var nextCall: UInt64 = 0
     /// Ends of calls that no agent has been told.
     private var unreported: [ConnectParameters] = []
     private var idleTimer: EventLoop.Timer?
 
-    init(listener: consuming Descriptor, path: String, log: Log) throws {
+    init(listener: consuming Descriptor, path: String, options: CallOptions, log: Log) throws {
         loop = try EventLoop()
         self.log = log
         self.path = path
+        self.options = options
         transport = try Transport.selected()
-        host = QubeHost.make()
-        let number = listener.number
-        self.listener = consume listener
-        try loop.watch(number, .readable) { [unowned self] _ in self.acceptAgent() }
-        try loop.onSignals([SIGTERM, SIGINT]) { [unowned self] _ in self.stop() }
+        host = QubeHost.make(options)
+        waiter = SessionWaiter(loop: loop, log: log)
+        CurrentProcess.raiseOwnDescriptorLimit(to: Self.descriptors)
+        acceptor = try Acceptor(loop: loop, taking: listener, log: log) { [unowned self] in
+            self.acceptAgent($0)
+        }
+        try loop.onSignalArrivals([SIGTERM, SIGINT, SIGUSR1]) { [unowned self] in
+            if $0.signal == SIGUSR1 {
+                SingleSocketSwitch.apply($0, to: self.sessions)
+            } else {
+                self.stop()
+            }
+        }
         armIdleTimer()
     }
 
     func run() throws(Errno) { try loop.run() }
 
+    private var sessions: [ServiceSession] {
+        calls.values.compactMap { if case .session(let session) = $0 { session } else { nil } }
+    }
+
     private func stop() {
-        for session in sessions.values { session.cancel() }
+        waiter.cancel()
+        for session in sessions { session.cancel() }
         loop.stop()
     }
 
@@ -57,16 +84,15 @@ final class AgentDataProcess {
     }
 
     private func endIfIdle() {
-        guard agent == nil, sessions.isEmpty else { return }
+        guard agent == nil, calls.isEmpty, waiter.isEmpty else { return }
         try? FileStatus.remove(path)
         loop.stop()
     }
 
     // MARK: The agent
 
-    private func acceptAgent() {
+    private func acceptAgent(_ connection: consuming Descriptor) {
         do throws(Errno) {
-            let connection = try UnixSocket.accept(listener)
             let peer = try UnixSocket.peer(of: connection)
             guard peer.uid == CurrentProcess.effectiveUser else {
                 log.warning("a connection by another user is refused", ["uid": "\(peer.uid)"])
@@ -76,8 +102,6 @@ final class AgentDataProcess {
             agent = try AgentLink(loop: loop, taking: connection) { [unowned self] in
                 self.received($0)
             }
-        } catch .resourceTemporarilyUnavailable {
-            return
         } catch {
             log.error("the agent's connection failed", ["reason": error.description])
             return
@@ -93,7 +117,7 @@ final class AgentDataProcess {
                 guard type == .execCommandLine || type == .justExec else {
                     throw .unexpectedType(type, state: "from the agent")
                 }
-                begin(try ExecRequest(body: body, of: type), justExec: type == .justExec)
+                begin(try ExecRequest(body: body, of: type), type)
             } catch {
                 log.error("the agent sent a bad message", ["reason": error.description])
                 agentLeft(orderly: false)
@@ -108,37 +132,71 @@ final class AgentDataProcess {
     private func agentLeft(orderly: Bool) {
         agent?.close()
         agent = nil
-        if !orderly, !sessions.isEmpty {
-            log.warning("the agent died: its calls end", ["calls": "\(sessions.count)"])
-            for session in sessions.values { session.cancel() }
+        if !orderly, !calls.isEmpty {
+            log.warning("the agent died: its calls end", ["calls": "\(calls.count)"])
+            // What waits is found to be gone when its session is there.
+            calls = calls.filter { if case .waiting = $0.value { false } else { true } }
+            for session in sessions { session.cancel() }
         }
         armIdleTimer()
     }
 
     // MARK: Calls
 
-    private func begin(_ request: ExecRequest, justExec: Bool) {
-        guard sessions.count < Self.maximumSessions else {
+    private func begin(_ request: ExecRequest, _ type: MessageType) {
+        let number = nextCall
+        nextCall += 1
+        guard calls.count < Self.maximumCalls else {
             log.warning("too many calls at a time: one is refused")
-            terminated(request.connect)
+            guard calls.count < Self.maximumCalls + Self.maximumRefusals else {
+                terminated(request.connect)
+                return
+            }
+            let refusal = StartFailure(
+                status: CallStatus.refused, reason: "too many calls at a time")
+            runHere(number, request, type, .failure(refusal))
             return
         }
-        let number = nextSession
-        nextSession += 1
+        do throws(StartFailure) {
+            let call = try PreparedCall(request.command, hasUser: true, log: log)
+            guard call.config.waitForSession, !call.command.noGUI, let user = call.user else {
+                start(number, request, type, call)
+                return
+            }
+            calls[number] = .waiting
+            waiter.whenSessionIsThere(of: user) { [unowned self] in
+                guard self.calls[number] != nil else { return self.terminated(request.connect) }
+                self.start(number, request, type, call)
+            }
+        } catch {
+            runHere(number, request, type, .failure(error))
+        }
+    }
+
+    private func start(
+        _ number: UInt64, _ request: ExecRequest, _ type: MessageType, _ call: PreparedCall
+    ) {
+        if handOver(number, request, type, call) { return }
+        runHere(number, request, type, .success(call))
+    }
+
+    private func runHere(
+        _ number: UInt64, _ request: ExecRequest, _ type: MessageType,
+        _ call: Result<PreparedCall, StartFailure>
+    ) {
         do throws(VchanError) {
-            let channel = try connect(request.connect)
             let session = ServiceSession(
-                loop: loop, host: host, request: request, justExec: justExec, channel: channel,
-                log: log
+                loop: loop, host: host, request: request, justExec: type == .justExec,
+                prepared: call, channel: try connect(request.connect), log: log
             ) { [unowned self] in
-                self.sessions[number] = nil
+                self.calls[number] = nil
                 self.terminated(request.connect)
             }
-            sessions[number] = session
+            calls[number] = .session(session)
             try session.start()
         } catch {
             log.warning("a data channel cannot be joined", ["reason": error.description])
-            sessions[number] = nil
+            calls[number] = nil
             terminated(request.connect)
         }
     }
@@ -148,6 +206,37 @@ final class AgentDataProcess {
             throw .badOffer("domain \(place.domain), port \(place.port)")
         }
         return try transport.connect(to: domain, port: port)
+    }
+
+    /// Lets the user's fork server run a call, if there is one and it can (section 9).
+    private func handOver(
+        _ number: UInt64, _ request: ExecRequest, _ type: MessageType, _ call: PreparedCall
+    ) -> Bool {
+        let config = call.config
+        guard let pattern = options.forkServer, !call.command.noGUI, !config.skipServiceDescriptor,
+            !config.exitOnClientEOF, !config.exitOnServiceEOF, let user = call.user,
+            let socket = AgentPaths.forkServer(pattern, user: user)
+        else { return false }
+        var command = call.command
+        command.user = nil
+        do throws(Errno) {
+            let call = try ForkServerCall(
+                loop: loop, socket: socket, owner: UserAccount.named(user)?.identity.uid,
+                request: ForkServerRequest(
+                    type: type, connect: request.connect, command: command.bytes)
+            ) { [unowned self] in
+                self.calls[number] = nil
+                self.terminated(request.connect)
+            }
+            calls[number] = .forkServer(call)
+            return true
+        } catch .noSuchFileOrDirectory {
+        } catch .connectionRefused {
+        } catch {
+            log.warning(
+                "a fork server cannot be used", ["socket": socket, "reason": error.description])
+        }
+        return false
     }
 
     private func terminated(_ place: ConnectParameters) {

@@ -17,6 +17,7 @@ final class AgentLink {
     private var descriptor: Descriptor?
     private let onEvent: (Event) -> Void
     private var queue: [[UInt8]] = []
+    private var wasLost = false
 
     init(
         loop: EventLoop, taking descriptor: consuming Descriptor,
@@ -59,7 +60,12 @@ final class AgentLink {
         } catch .resourceTemporarilyUnavailable {
         } catch {
             close()
-            loop.defer { [onEvent] in onEvent(.lost) }
+            // Not from inside the call that wanted to send; unless the owner gave the link up.
+            wasLost = true
+            loop.defer { [weak self] in
+                guard let self, self.wasLost else { return }
+                self.onEvent(.lost)
+            }
         }
     }
 
@@ -73,6 +79,7 @@ final class AgentLink {
     }
 
     func close() {
+        wasLost = false
         guard let taken = descriptor.take() else { return }
         loop.unwatch(taken.number)
     }

@@ -9,10 +9,16 @@ public enum AgentProgram {
         Usage: qrexec-agent [OPTIONS]
 
         Serves this qube's calls: starts services for dom0 and other qubes, and asks dom0 for local
-        programs (qrexec-client-vm). As root it runs services as any user; else only as its own.
+        programs (qrexec-client-vm). As root it runs services as any user, in a PAM session of the
+        service "qrexec"; else only as its own user, without PAM.
 
           -a, --agent-socket=PATH  socket for local programs
                                    (default /var/run/qubes/qrexec-agent)
+          -s, --fork-server-socket=PATH
+                                   socket of the users' fork servers, "%s" stands for the user
+                                   (default /var/run/qubes/qrexec-server.%s.sock)
+          -S, --no-fork-server     never hand a call to a fork server
+          --no-pam                 no PAM sessions (images without PAM)
           -h, --help
           --version
 
@@ -20,50 +26,38 @@ public enum AgentProgram {
         QUBES_RPC_CONFIG_PATH.
         """
 
-    private struct Arguments {
-        var agent = Agent.Options()
-        var shown: String?
-    }
-
-    private static func parse(
-        _ list: [String]
-    ) throws(OptionParser.UsageError) -> Arguments {
-        let parser = OptionParser([
+    private static let program = Program(
+        "qrexec-agent", usage: usage,
+        [
             .init(short: "a", long: "agent-socket", takesValue: true),
-            .init(short: "h", long: "help"),
-            .init(long: "version"),
+            .init(short: "s", long: "fork-server-socket", takesValue: true),
+            .init(short: "S", long: "no-fork-server"),
+            .init(long: "no-pam"),
         ])
-        var result = Arguments()
-        let operands = try parser.parse(list) { name, value in
-            switch name {
-            case "agent-socket": result.agent.triggerSocket = value
-            case "help": result.shown = usage
-            default: result.shown = Version.line("qrexec-agent")
-            }
-        }
-        if let extra = operands.first {
-            throw OptionParser.UsageError("unexpected argument '\(extra)'")
-        }
-        return result
-    }
 
     public static func run(arguments: [String]) -> Int32 {
-        let log = Log(program: "qrexec-agent")
-        let parsed: Arguments
-        do throws(OptionParser.UsageError) {
-            parsed = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("qrexec-agent: \(error.description)")
-            Terminal.printError("Try 'qrexec-agent --help'.")
-            return 1
+        program.run(arguments, Agent.Options(), option: set, operands: Program.none, body: serve)
+    }
+
+    private static func set(
+        _ options: inout Agent.Options, _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        switch name {
+        case "agent-socket": options.triggerSocket = value
+        case "fork-server-socket": options.calls.forkServer = value
+        case "no-fork-server": options.calls.forkServer = nil
+        default: options.calls.usesPAM = false
         }
-        if let shown = parsed.shown {
-            Terminal.print(shown)
-            return 0
+        if value.isEmpty, name.hasSuffix("-socket") {
+            throw OptionParser.UsageError("option --\(name) needs a path")
         }
+    }
+
+    private static func serve(_ options: Agent.Options) -> Int32 {
+        let log = Log(program: program.name)
         CurrentProcess.ignoreBrokenPipes()
         do {
-            try Agent(options: parsed.agent, log: log).run()
+            try Agent(options: options, log: log).run()
             return 0
         } catch {
             log.error("cannot run", ["reason": "\(error)"])
@@ -72,11 +66,12 @@ public enum AgentProgram {
     }
 }
 
-/// `qrexec-agent-data SOCKET`: started by the agent only, with the listening socket as descriptor 3.
+/// `qrexec-agent-data SOCKET [SETTINGS]`: started by the agent only, with the listening socket as
+/// descriptor 3.
 public enum AgentDataProgram {
     public static func run(arguments: [String]) -> Int32 {
         let log = Log(program: AgentDataStarter.programName)
-        guard arguments.count == 2, arguments[1].hasPrefix("/"),
+        guard arguments.count >= 2, arguments[1].hasPrefix("/"),
             (try? Descriptor.kind(of: AgentDataStarter.listenerNumber)) == .socket
         else {
             Terminal.printError(
@@ -87,11 +82,42 @@ public enum AgentDataProgram {
         do {
             let listener = try Descriptor.duplicate(of: AgentDataStarter.listenerNumber)
             _ = Descriptor(taking: AgentDataStarter.listenerNumber)
-            try AgentDataProcess(listener: listener, path: arguments[1], log: log).run()
+            try AgentDataProcess(
+                listener: listener, path: arguments[1],
+                options: CallOptions(arguments: Array(arguments[2...])), log: log
+            ).run()
             return 0
         } catch {
             log.error("cannot run", ["reason": "\(error)"])
             return 1
         }
+    }
+}
+
+/// How calls are started in this qube.
+struct CallOptions: Equatable {
+    /// Socket of a user's fork server, `%s` stands for the user; nil for none.
+    var forkServer: String? = AgentPaths.forkServer
+    /// Whether an agent that is root opens PAM sessions.
+    var usesPAM = true
+
+    init() {}
+
+    /// As `arguments` gives them.
+    init(arguments: [String]) {
+        forkServer = nil
+        for argument in arguments {
+            if argument == Self.noPAM { usesPAM = false }
+            if argument.hasPrefix(Self.forkServerPrefix) {
+                forkServer = String(argument.dropFirst(Self.forkServerPrefix.count))
+            }
+        }
+    }
+
+    private static let noPAM = "--no-pam"
+    private static let forkServerPrefix = "--fork-server-socket="
+
+    var arguments: [String] {
+        (usesPAM ? [] : [Self.noPAM]) + (forkServer.map { [Self.forkServerPrefix + $0] } ?? [])
     }
 }

@@ -15,6 +15,7 @@ final class TriggerClient {
     private let socket: MessageSocket
     private var timer: EventLoop.Timer?
     private var asked = false
+    var hasAsked: Bool { asked }
 
     /// Where its data channel is, once it was accepted.
     private(set) var place: ConnectParameters?

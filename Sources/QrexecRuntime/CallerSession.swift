@@ -91,6 +91,11 @@ public final class CallerSession {
         finish(unconnected ? options.unconnectedStatus : CallStatus.closedEarly)
     }
 
+    /// The local program moves its output to the socket that it gets its input from (5.4, SIGUSR1).
+    public func useInputForOutput() {
+        if options.localProgram != nil { pump.readMainSink(as: .dataStdin) }
+    }
+
     /// Gives shared streams their mode back; for programs that end by a signal.
     public func restoreStreams() { streams.restore() }
 
@@ -109,6 +114,7 @@ public final class CallerSession {
             } else {
                 try attachStandardStreams()
             }
+            if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
             let error = try streams.take(2, writing: true)
             let kind = try Descriptor.kind(of: error.number)
             try pump.attachErrorSink(
@@ -126,7 +132,6 @@ public final class CallerSession {
         let input = try streams.take(0, writing: false)
         let inputKind = try Descriptor.kind(of: input.number)
         try pump.attachSource(.dataStdin, input, isSocket: inputKind == .socket)
-        if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
     }
 
     private func attachLocalProgram() throws(Errno) {
@@ -146,7 +151,6 @@ public final class CallerSession {
         try loop.watch(number, .readable) { [unowned self] _ in self.childExited() }
         try pump.attachMainSink(input.first, isSocket: true)
         try pump.attachSource(.dataStdin, output.first, isSocket: true)
-        if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
     }
 
     private func childExited() {

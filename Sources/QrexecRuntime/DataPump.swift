@@ -22,7 +22,7 @@ public final class DataPump {
         case failed(VchanError)
     }
 
-    private let loop: EventLoop
+    let loop: EventLoop
     private let role: Role
     private let log: Log
     private var watched: WatchedChannel!
@@ -31,12 +31,18 @@ public final class DataPump {
     private var ended = false
     private var pumping = false
 
-    private var sources: [DataSource] = []
-    private var mainSink = DataSink()
+    private(set) var sources: [DataSource] = []
+    private(set) var mainSink = DataSink()
+    /// The main sink's socket is read too; or would be if it spoke.
+    var readsMainSink = false
+    var standby: Descriptor?
     private var errorSink = DataSink()
     private var incoming = Incoming.header
     private var exitCodeToSend: Int32?
     private var warnedOfSwappedType = false
+
+    /// When the first local bytes went out (`CurrentProcess.now`).
+    public private(set) var firstByteTime: UInt64?
 
     /// The exit status that came (caller).
     public private(set) var exitCode: Int32?
@@ -71,17 +77,24 @@ public final class DataPump {
 
     /// Sends what comes from a descriptor, which must not block (sockets may), as messages of a
     /// type; its end as an empty one.
+    ///
+    /// - Parameter copy: gets all of it too.
     public func attachSource(
-        _ type: MessageType, _ descriptor: consuming Descriptor, isSocket: Bool
+        _ type: MessageType, _ descriptor: consuming Descriptor, isSocket: Bool,
+        copy: LineCollector? = nil
     ) throws(Errno) {
         let source = DataSource(type: type, taking: descriptor, isSocket: isSocket)
+        source.copy = copy
         sources.append(source)
-        let number = source.number!
+        try watch(source, source.number!)
+        again()
+    }
+
+    func watch(_ source: DataSource, _ number: Int32) throws(Errno) {
         try loop.watch(number, []) { [weak self, weak source] _ in
             source?.isReady = true
             self?.pump()
         }
-        again()
     }
 
     /// Bytes to send before the first of a source (`--prefix-data`).
@@ -119,12 +132,23 @@ public final class DataPump {
     }
 
     /// Service: takes no more input; what still comes is dropped.
-    public func closeMainSink() { close(sink: mainSink) }
+    public func closeMainSink() {
+        close(sink: mainSink)
+        mainSink.release()
+    }
 
     private func close(sink: DataSink) {
         guard !sink.isClosed else { return }
         if let number = sink.number { loop.unwatch(number) }
         sink.close()
+        if sink === mainSink { onMainSinkClosed() }
+    }
+
+    /// The peer's end of the stream is passed on.
+    private func end(sink: DataSink) {
+        guard !sink.isClosed else { return }
+        if let number = sink.number { loop.unwatch(number) }
+        sink.endWriting()
         if sink === mainSink { onMainSinkClosed() }
     }
 
@@ -158,6 +182,9 @@ public final class DataPump {
         onMainSinkClosed = {}
         close(sink: mainSink)
         close(sink: errorSink)
+        mainSink.release()
+        errorSink.release()
+        if let socket = standby.take() { loop.unwatch(socket.number) }
         watched.close()
         onOpen = {}
         onSourceEnd = { _ in }
@@ -204,7 +231,7 @@ public final class DataPump {
         }
     }
 
-    private func again() {
+    func again() {
         loop.defer { [weak self] in self?.pump() }
     }
 
@@ -212,7 +239,11 @@ public final class DataPump {
         guard !helloSent else { return }
         helloSent = true
         let body = Hello(version: .ours).body
-        _ = try watched.channel.send(type: MessageType.hello.rawValue, body.span)
+        do throws(VchanError) {
+            _ = try watched.channel.send(type: MessageType.hello.rawValue, body.span)
+        } catch .closed {
+            // Left at once; what it said before is still read.
+        }
         onOpen()
     }
 
@@ -326,11 +357,15 @@ public final class DataPump {
         if source.state == .endToSend { return try sendEnd(source) }
         if !source.prefix.isEmpty { return try sendPrefix(source) }
         guard source.isReady, let number = source.number else { return false }
-        let result = try watched.channel.send(
-            type: source.type.rawValue, from: number, isSocket: source.isSocket,
-            limit: version!.maximumDataChunk)
+        let limit = version!.maximumDataChunk
+        let result =
+            source.copy == nil
+            ? try watched.channel.send(
+                type: source.type.rawValue, from: number, isSocket: source.isSocket, limit: limit)
+            : try sendCopied(source, limit: limit)
         switch result {
         case .moved:
+            if firstByteTime == nil { firstByteTime = CurrentProcess.now }
             return true
         case .noRoom:
             return false
@@ -338,12 +373,32 @@ public final class DataPump {
             source.isReady = false
             return false
         case .endOfFile:
+            // A program that moves its output says so before it closes the old place.
+            if source.isSocket, !readsMainSink, loop.takeSignals(), readsMainSink { return true }
             return try sendEnd(source)
         case .failed(let error):
             // A terminal that hung up, a service that died with unread input: the stream is over.
             log.debug("a local stream ended", ["error": error.description])
             return try sendEnd(source)
         }
+    }
+
+    /// Sends what a source has and copies it; for the little that goes to a log.
+    private func sendCopied(_ source: DataSource, limit: Int) throws(VchanError) -> FillResult {
+        let room = min(limit, 4096, try watched.channel.bytesFree() - MessageHeader.size)
+        guard room > 0 else { return .noRoom }
+        let bytes: [UInt8]
+        do throws(Errno) {
+            bytes = try source.read(limit: room)
+        } catch .resourceTemporarilyUnavailable {
+            return .wouldBlock
+        } catch {
+            return .failed(error)
+        }
+        if bytes.isEmpty { return .endOfFile }
+        source.copy?.append(bytes[...])
+        _ = try watched.channel.send(type: source.type.rawValue, bytes.span)
+        return .moved(bytes.count)
     }
 
     private func sendPrefix(_ source: DataSource) throws(VchanError) -> Bool {
@@ -532,7 +587,7 @@ public final class DataPump {
         if !sink.isClosed, sink.number == nil || !writeFiltered(sink) { return false }
         incoming = .header
         sink.sawEnd = true
-        close(sink: sink)
+        end(sink: sink)
         return true
     }
 

@@ -12,13 +12,15 @@ final class DataSource {
     }
 
     let type: MessageType
-    let isSocket: Bool
+    private(set) var isSocket: Bool
     private var descriptor: Descriptor?
     var state: State
     /// Whether a read may give something; the first one is always tried.
     var isReady = true
     /// Goes out before anything from the descriptor.
     var prefix: [UInt8] = []
+    /// Gets a copy of everything that goes out, line by line.
+    var copy: LineCollector?
 
     init(type: MessageType, taking descriptor: consuming Descriptor, isSocket: Bool) {
         self.type = type
@@ -36,7 +38,30 @@ final class DataSource {
     var number: Int32? { descriptor?.number }
     var isEnded: Bool { state == .ended }
 
-    func close() { _ = descriptor.take() }
+    /// Reads another socket from now on.
+    func replace(with socket: consuming Descriptor) {
+        descriptor = consume socket
+        isSocket = true
+        state = .open
+        isReady = true
+    }
+
+    /// Reads up to a number of bytes.
+    func read(limit: Int) throws(Errno) -> [UInt8] {
+        guard let number else { return [] }
+        var bytes = [UInt8](repeating: 0, count: limit)
+        let count =
+            isSocket
+            ? try UnixSocket.receive(number, into: &bytes)
+            : try descriptor!.read(into: &bytes)
+        bytes.removeLast(limit - count)
+        return bytes
+    }
+
+    func close() {
+        _ = descriptor.take()
+        copy?.flush()
+    }
 }
 
 /// A local stream that takes the peer's bytes.
@@ -58,14 +83,30 @@ final class DataSink {
         self.filter = filter
     }
 
-    var number: Int32? { descriptor?.number }
+    /// Where to write; nil before and after.
+    var number: Int32? { isClosed ? nil : descriptor?.number }
 
-    /// Sockets are shut down, so that their reader sees the end even where others hold them.
-    func close() {
-        if isSocket, let number { UnixSocket.shutdown(number, writing: true) }
-        _ = descriptor.take()
-        isClosed = true
+    /// A second descriptor of its socket, whose other direction may be of use even when this one
+    /// has ended; nil when it is none or gone.
+    func duplicateSocket() -> Descriptor? {
+        guard isSocket, descriptor != nil else { return nil }
+        return try? descriptor!.duplicate()
     }
+
+    /// Nothing more is written: the reader sees the end, even where others hold the socket. A
+    /// socket's other direction stays as it is until `release`.
+    func endWriting() {
+        if isSocket, let number { UnixSocket.shutdown(number, writing: true) }
+        isClosed = true
+        if !isSocket { release() }
+    }
+
+    func close() {
+        endWriting()
+        release()
+    }
+
+    func release() { _ = descriptor.take() }
 
     enum Writing { case done, wouldBlock, failed }
 

@@ -32,6 +32,7 @@ public final class EventLoop {
     private var deferred: [() -> Void] = []
     private var stopped = false
     private var signalSource: Descriptor?
+    private var onArrival: (CurrentProcess.Arrival) -> Void = { _ in }
 
     public init() throws(Errno) {
         epoll = try Epoll()
@@ -121,18 +122,38 @@ public final class EventLoop {
     public func onSignals(
         _ signals: [Int32], _ handler: @escaping (Int32) -> Void
     ) throws(Errno) {
+        try onSignalArrivals(signals) { handler($0.signal) }
+    }
+
+    /// The same, with who sent each. Equal signals that arrive together count as one, of which the
+    /// sender of the first is told.
+    public func onSignalArrivals(
+        _ signals: [Int32], _ handler: @escaping (CurrentProcess.Arrival) -> Void
+    ) throws(Errno) {
         precondition(signalSource == nil, "signals are handled already")
         let source = try CurrentProcess.signalDescriptor(signals)
         let number = source.number
         signalSource = consume source
-        try watch(number, .readable) { [unowned self] _ in
-            while let signal = try? self.nextSignal() { handler(signal) }
-        }
+        onArrival = handler
+        try watch(number, .readable) { [unowned self] _ in self.takeSignals() }
     }
 
-    private func nextSignal() throws(Errno) -> Int32? {
+    /// Handles signals that have arrived, before the loop comes to it.
+    ///
+    /// - Returns: whether there was any.
+    @discardableResult
+    public func takeSignals() -> Bool {
+        var any = false
+        while let arrival = try? nextSignal() {
+            any = true
+            onArrival(arrival)
+        }
+        return any
+    }
+
+    private func nextSignal() throws(Errno) -> CurrentProcess.Arrival? {
         guard signalSource != nil else { return nil }
-        return try CurrentProcess.nextSignal(of: signalSource!)
+        return try CurrentProcess.nextArrival(of: signalSource!)
     }
 
     // MARK: Running

@@ -28,7 +28,17 @@ public struct Log: Sendable {
     /// Whether each line begins with the time (files and terminals; the journal adds its own).
     public var stampsTime = true
 
+    /// Ends every line: what all of them are about.
+    private var context = ""
+
     public init(program: String) { self.program = program }
+
+    /// The same log for one call, which every line names.
+    public func about(domain: UInt32, port: UInt32) -> Log {
+        var log = self
+        log.context = " domain=\(domain) port=\(port)"
+        return log
+    }
 
     public func debug(_ text: String, _ fields: KeyValuePairs<String, String> = [:]) {
         write(.debug, text, fields)
@@ -48,7 +58,7 @@ public struct Log: Sendable {
         var line = stampsTime ? Timestamp.now + " " : ""
         line += "\(program)[\(CurrentProcess.id)]: \(level.label): \(LogText.line(text))"
         for (key, value) in fields { line += " \(key)=\(LogText.value(value))" }
-        line += "\n"
+        line += context + "\n"
         // A log that cannot be written must not stop the program.
         try? Descriptor.writeAll(Array(line.utf8), to: descriptor)
     }

@@ -117,9 +117,11 @@ public final class MessageSocket {
             end(.closed)
             return
         }
+        // Nobody listens any more: only what waits still goes out.
+        if closesWhenSent { return }
         assembler.append(chunk[..<count])
         do throws(ProtocolError) {
-            while !isClosed, let message = try assembler.next() {
+            while !isClosed, !closesWhenSent, let message = try assembler.next() {
                 onMessage(message.type, message.body)
             }
         } catch {

@@ -1,3 +1,4 @@
+import Glibc
 import LinuxSystem
 public import QrexecProtocol
 import SystemPackage
@@ -44,13 +45,18 @@ public struct RPCConfig: Sendable, Equatable {
             guard let found = try ServiceLookup.file(for: call, in: directories) else {
                 return RPCConfig()
             }
-            file = found
+            file = found.path
         } catch {
             throw Invalid(path: path, line: 0, reason: error.description)
         }
         let text: [UInt8]
         do throws(Errno) {
-            text = try Descriptor.open(file, 0).readAll(limit: maximumSize)
+            // Opening and reading a pipe would wait for somebody to write into it.
+            let opened = try Descriptor.open(file, O_NONBLOCK)
+            guard try Descriptor.kind(of: opened.number) == .file else {
+                throw Errno.invalidArgument
+            }
+            text = try opened.readAll(limit: maximumSize)
         } catch {
             throw Invalid(path: file, line: 0, reason: error.description)
         }

@@ -28,6 +28,8 @@ public struct ServiceHost {
     public var sendsError: Bool
     /// Seconds to wait for the caller's end of the data channel.
     public var connectTimeout: UInt64
+    /// Gets a copy of what services print on standard error (qubes).
+    public var errorLog: SystemLog?
     /// Everything about a program but its descriptors.
     public var request: (ServiceProgram, _ user: String?) throws(StartFailure) -> SpawnRequest
 

@@ -49,21 +49,27 @@ public struct ServiceLookup: Sendable {
         ServiceLookup(path: CurrentProcess.variable("QREXEC_SERVICE_PATH") ?? defaultPath)
     }
 
+    /// A file that was found for a call.
+    struct File {
+        let path: String
+        /// The text of a link that means a TCP service.
+        var tcpLink: String?
+        /// What the path leads to; nil behind a TCP link, which leads to no file.
+        var kind: PathStatus.Kind?
+    }
+
     /// The file for a call: `service+argument` in any directory, else `service` in any.
     ///
     /// - Returns: nil when there is none.
     static func file(
         for call: ServiceCall, in directories: [String]
-    ) throws(Failure) -> String? {
+    ) throws(Failure) -> File? {
         let withArgument = "\(call.service)+\(call.argument ?? "")"
         for name in [withArgument, call.service] where name.utf8.count <= 255 {
             for directory in directories {
                 let path = "\(directory)/\(name)"
-                // Before anything else: the link leads to no file (section 10).
-                if tcpLink(path) != nil { return path }
                 do throws(Errno) {
-                    _ = try FileStatus.kind(of: path)
-                    return path
+                    return try file(path)
                 } catch .noSuchFileOrDirectory {
                     continue
                 } catch {
@@ -74,10 +80,29 @@ public struct ServiceLookup: Sendable {
         return nil
     }
 
+    /// One call of the system for a file that is not there, as nearly all are.
+    private static func file(_ path: String) throws(Errno) -> File {
+        let own = try PathStatus(of: path).kind
+        guard own == .link else { return File(path: path, kind: own) }
+        // Before anything else: such a link leads to no file (section 10).
+        if let text = FileStatus.linkText(path), text == "/dev/tcp" || text.hasPrefix("/dev/tcp/") {
+            return File(path: path, tcpLink: text)
+        }
+        let kind: PathStatus.Kind =
+            switch try FileStatus.kind(of: path) {
+            case .regular: .regular
+            case .directory: .directory
+            case .socket: .socket
+            case .other: .other
+            }
+        return File(path: path, kind: kind)
+    }
+
     /// Finds what serves `call`.
     public func find(_ call: ServiceCall) throws(Failure) -> Service {
-        guard let path = try Self.file(for: call, in: directories) else { throw .notFound }
-        if let text = Self.tcpLink(path) {
+        guard let file = try Self.file(for: call, in: directories) else { throw .notFound }
+        let path = file.path
+        if let text = file.tcpLink {
             do throws(TCPEndpoint.Invalid) {
                 let endpoint = try TCPEndpoint(link: text, argument: call.argument)
                 return .tcp(host: endpoint.host, port: endpoint.port)
@@ -85,23 +110,11 @@ public struct ServiceLookup: Sendable {
                 throw .unusable(path: path, reason: error.reason)
             }
         }
-        let kind: FileStatus.Kind
-        do throws(Errno) {
-            kind = try FileStatus.kind(of: path)
-        } catch {
-            throw .unusable(path: path, reason: error.description)
-        }
-        if kind == .socket { return .unixSocket(path: path) }
-        guard kind == .regular, FileStatus.isExecutable(path) else {
+        if file.kind == .socket { return .unixSocket(path: path) }
+        guard file.kind == .regular, FileStatus.isExecutable(path) else {
             throw .unusable(path: path, reason: "neither executable nor a socket")
         }
         return .executable(path: path)
-    }
-
-    /// The text of a link that means a TCP service; it is read, not followed.
-    private static func tcpLink(_ path: String) -> String? {
-        guard let text = FileStatus.linkText(path) else { return nil }
-        return text == "/dev/tcp" || text.hasPrefix("/dev/tcp/") ? text : nil
     }
 }
 

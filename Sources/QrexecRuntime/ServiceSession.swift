@@ -13,6 +13,7 @@ public final class ServiceSession {
     private let loop: EventLoop
     private let host: ServiceHost
     private let request: ExecRequest
+    private var prepared: Result<PreparedCall, StartFailure>?
     private let justExec: Bool
     private let log: Log
     private let pump: DataPump
@@ -21,25 +22,32 @@ public final class ServiceSession {
     private var socket: PendingConnection?
     private var openSources: Set<UInt32> = []
     private var config = RPCConfig()
+    private var errorLog: LineCollector?
     private var ended = false
     private var hungUp = false
+    private var reported = false
     private var onEnd: () -> Void
+    private let beginTime = CurrentProcess.now
+    private var openTime: UInt64?
 
     /// Grace between the hang-up signal and the kill of a service whose caller is gone.
     static let hangupGrace = seconds(3)
 
     /// - Parameters:
+    ///   - prepared: what is known of the call already; found out here otherwise.
     ///   - channel: the data channel, which is being connected.
     ///   - onEnd: the call is over and its process reaped. Called once.
     public init(
         loop: EventLoop, host: ServiceHost, request: ExecRequest, justExec: Bool,
+        prepared: Result<PreparedCall, StartFailure>? = nil,
         channel: consuming Channel, log: Log, onEnd: @escaping () -> Void
     ) {
+        self.prepared = prepared
         self.loop = loop
         self.host = host
         self.request = request
         self.justExec = justExec
-        self.log = log
+        self.log = log.about(domain: request.connect.domain, port: request.connect.port)
         self.onEnd = onEnd
         pump = DataPump(loop: loop, channel: channel, role: .service, log: log)
     }
@@ -59,11 +67,29 @@ public final class ServiceSession {
     /// Ends the call with an error at the caller: its controlling party is gone.
     public func cancel() { hangUp() }
 
+    /// Whether a process belongs to this call: it is in the session that the service leads.
+    public func hasProcesses(inSession session: Int32) -> Bool {
+        child?.pid == session
+    }
+
+    /// The service moves its output to its input socket (5.4, SIGUSR1).
+    ///
+    /// - Parameter certain: whether it was this service that said so.
+    public func useInputForOutput(certain: Bool) {
+        guard child != nil, !justExec else { return }
+        if certain {
+            pump.readMainSink(as: .dataStdout)
+        } else {
+            pump.readMainSinkOnceItSpeaks(as: .dataStdout)
+        }
+    }
+
     // MARK: Start
 
     private func opened() {
         if let timer = connectTimer { loop.cancel(timer) }
         connectTimer = nil
+        openTime = CurrentProcess.now
         do throws(StartFailure) {
             try startService()
         } catch {
@@ -89,28 +115,23 @@ public final class ServiceSession {
     }
 
     private func startService() throws(StartFailure) {
-        let command: Command
-        do throws(ProtocolError) {
-            command = try Command(request.command, hasUser: host.commandsNameUser)
-        } catch {
-            throw StartFailure(reason: error.description)
+        let call: PreparedCall
+        switch prepared.take() {
+        case .success(let known)?: call = known
+        case .failure(let failure)?: throw failure
+        case nil:
+            call = try PreparedCall(request.command, hasUser: host.commandsNameUser, log: log)
         }
-        switch command.kind {
+        config = call.config
+        switch call.command.kind {
         case .shell(let line):
-            try startProgram(.shell(line), user: command.user)
-        case .service(let call):
-            try start(call, user: command.user)
+            try startProgram(.shell(line), user: call.user)
+        case .service(let service):
+            try start(service, user: call.user)
         }
     }
 
     private func start(_ call: ServiceCall, user: String?) throws(StartFailure) {
-        do throws(RPCConfig.Invalid) {
-            config = try RPCConfig.load(for: call) { [log] key in
-                log.warning("unknown key in the service's configuration", ["key": key])
-            }
-        } catch {
-            throw StartFailure(reason: error.description)
-        }
         let service: ServiceLookup.Service
         do throws(ServiceLookup.Failure) {
             service = try host.lookup.find(call)
@@ -119,8 +140,12 @@ public final class ServiceSession {
         }
         switch service {
         case .executable(let path):
-            try startProgram(
-                .executable(path: path, call: call), user: config.forceUser ?? user)
+            warnOfSocketSettings(path)
+            if host.errorLog != nil {
+                errorLog = host.errorLog?.lines(
+                    of: ServiceLogTag(descriptor: call.descriptor, source: call.source))
+            }
+            try startProgram(.executable(path: path, call: call), user: user)
         case .unixSocket(let path):
             try connect(call) { () throws(Errno) in try UnixSocket.connect(path) }
         case .tcp(let host, let port):
@@ -128,6 +153,13 @@ public final class ServiceSession {
                 try TCPSocket.connect(host: host, port: port)
             }
         }
+    }
+
+    private func warnOfSocketSettings(_ path: String) {
+        guard
+            config.skipServiceDescriptor || config.exitOnClientEOF || config.exitOnServiceEOF
+        else { return }
+        log.warning("an executable's settings for sockets are ignored", ["service": path])
     }
 
     // MARK: Programs
@@ -144,7 +176,9 @@ public final class ServiceSession {
                 try startAttached(&spawn)
             }
         } catch {
-            let notFound = error == .noSuchFileOrDirectory
+            // A program that starts the service's is a part of this system, not of the call.
+            var notFound = error == .noSuchFileOrDirectory
+            if case .executable(let path, _) = program, path != spawn.path { notFound = false }
             throw StartFailure(
                 status: notFound ? CallStatus.notFound : CallStatus.problem,
                 reason: "\(spawn.path): \(error)")
@@ -154,8 +188,15 @@ public final class ServiceSession {
     private func startDetached(_ request: SpawnRequest) throws(Errno) {
         var request = request
         let null = try Descriptor.open("/dev/null", O_RDWR)
-        request.descriptors = [null.number, null.number, 2]
-        try adopt(ChildProcess.spawn(request))
+        request.descriptors.replaceSubrange(..<3, with: [null.number, null.number, 2])
+        if let lines = errorLog {
+            let pipe = try Descriptor.pipe()
+            request.descriptors[2] = pipe.second.number
+            try adopt(ChildProcess.spawn(request))
+            try LoggedPipe.follow(pipe.first, in: loop, to: lines)
+        } else {
+            try adopt(ChildProcess.spawn(request))
+        }
         status = 0
         pump.finish(exitCode: 0)
     }
@@ -164,16 +205,20 @@ public final class ServiceSession {
         let input = try UnixSocket.pair()
         let output = try UnixSocket.pair()
         let error = try Descriptor.pipe()
-        request.descriptors = [
-            input.second.number, output.second.number, host.sendsError ? error.second.number : 2,
-        ]
+        // What the host wants to be there beside the streams stays.
+        request.descriptors.replaceSubrange(
+            ..<3,
+            with: [
+                input.second.number, output.second.number,
+                host.sendsError ? error.second.number : 2,
+            ])
         try adopt(ChildProcess.spawn(request))
         try pump.attachMainSink(input.first, isSocket: true)
         openSources = [MessageType.dataStdout.rawValue]
         if host.sendsError {
             try error.first.setNonblocking(true)
             openSources.insert(MessageType.dataStderr.rawValue)
-            try pump.attachSource(.dataStderr, error.first, isSocket: false)
+            try pump.attachSource(.dataStderr, error.first, isSocket: false, copy: errorLog)
         } else {
             pump.sendEnd(of: .dataStderr)
         }
@@ -305,8 +350,26 @@ public final class ServiceSession {
     }
 
     private func report() {
+        guard !reported else { return }
+        reported = true
+        logEnd()
         let handler = onEnd
         onEnd = {}
         handler()
+    }
+
+    /// One line a call, with the time of each of its stages.
+    private func logEnd() {
+        func since(_ start: UInt64, _ end: UInt64?) -> String {
+            end.map { "\(($0 - start) / 1000)" } ?? "none"
+        }
+        log.info(
+            hungUp ? "call broken off" : "call ended",
+            [
+                "status": status.map { "\($0)" } ?? "none",
+                "connected-us": since(beginTime, openTime),
+                "first-byte-us": since(beginTime, pump.firstByteTime),
+                "ended-us": since(beginTime, CurrentProcess.now),
+            ])
     }
 }

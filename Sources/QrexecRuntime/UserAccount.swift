@@ -1,4 +1,5 @@
 public import LinuxSystem
+import Synchronization
 import SystemPackage
 
 /// A user of this machine, read from /etc/passwd and /etc/group: programs on the path of a call are
@@ -11,8 +12,38 @@ public struct UserAccount: Sendable, Equatable {
 
     /// The account of a name; nil when there is none or the files cannot be read.
     public static func named(_ name: String) -> UserAccount? {
-        entry { $0[0] == name }
+        let state = Known.Files.now
+        return known.withLock { known in
+            if known.files != state { known = Known(files: state) }
+            if let account = known.accounts[name] { return account }
+            guard let account = entry({ $0[0] == name }) else { return nil }
+            if known.accounts.count < Known.maximum { known.accounts[name] = account }
+            return account
+        }
     }
+
+    /// Accounts that were looked up, good until one of the files changes: two calls of the system
+    /// instead of reading both files for each call of a service.
+    private struct Known {
+        struct Files: Equatable {
+            let passwd: Int?
+            let group: Int?
+
+            static var now: Files {
+                Files(
+                    passwd: FileStatus.changeTime(of: passwdFile),
+                    group: FileStatus.changeTime(of: groupFile))
+            }
+        }
+
+        static let maximum = 64
+        var files: Files?
+        var accounts: [String: UserAccount] = [:]
+    }
+
+    private static let known = Mutex(Known())
+    private static let passwdFile = "/etc/passwd"
+    private static let groupFile = "/etc/group"
 
     /// The account of a user number.
     public static func numbered(_ uid: UInt32) -> UserAccount? {
@@ -31,7 +62,7 @@ public struct UserAccount: Sendable, Equatable {
     }
 
     private static func entry(_ matches: ([Substring]) -> Bool) -> UserAccount? {
-        for fields in lines(of: "/etc/passwd") where fields.count >= 7 && matches(fields) {
+        for fields in lines(of: passwdFile) where fields.count >= 7 && matches(fields) {
             guard let uid = UInt32(fields[2]), let gid = UInt32(fields[3]) else { return nil }
             let name = String(fields[0])
             let shell = fields[6].isEmpty ? "/bin/sh" : String(fields[6])
@@ -45,7 +76,7 @@ public struct UserAccount: Sendable, Equatable {
 
     private static func groups(of name: String, primary: UInt32) -> [UInt32] {
         var groups = [primary]
-        for fields in lines(of: "/etc/group") where fields.count >= 4 {
+        for fields in lines(of: groupFile) where fields.count >= 4 {
             guard let gid = UInt32(fields[2]), gid != primary else { continue }
             if fields[3].split(separator: ",").contains(Substring(name)) { groups.append(gid) }
         }

@@ -67,6 +67,57 @@ public final class WatchedChannel {
     /// Closes in order: what is written can still be read by the peer.
     public func close() {
         unwatch()
-        held.take()?.close()
+        guard let channel = held.take() else { return }
+        if channel.isByteStream, channel.state == .open {
+            LingeringChannel.close(channel, in: loop)
+        } else {
+            channel.close()
+        }
+    }
+}
+
+/// A channel over a byte stream that is closed here and not yet there: what the peer is still sending
+/// is taken and dropped for a moment, so that neither its writes fail nor what it has not read yet
+/// is lost to it.
+private final class LingeringChannel {
+    private static let time = seconds(1)
+
+    private let loop: EventLoop
+    private var channel: Channel?
+    private var timer: EventLoop.Timer?
+
+    private init(_ channel: consuming Channel, _ loop: EventLoop) {
+        self.channel = consume channel
+        self.loop = loop
+    }
+
+    static func close(_ channel: consuming Channel, in loop: EventLoop) {
+        let number = channel.pollDescriptor
+        let lingering = LingeringChannel(channel, loop)
+        do {
+            try lingering.channel?.endWriting()
+            // The loop holds it until it is over.
+            try loop.watch(number, .readable) { _ in lingering.drop(number) }
+            lingering.timer = loop.schedule(after: time) { lingering.finish(number) }
+            lingering.drop(number)
+        } catch {
+            lingering.finish(number)
+        }
+    }
+
+    private func drop(_ number: Int32) {
+        do {
+            try channel?.progress()
+            while let count = try channel?.discard(1 << 20), count > 0 {}
+            if channel?.state == .open { return }
+        } catch {}
+        finish(number)
+    }
+
+    private func finish(_ number: Int32) {
+        guard let channel = channel.take() else { return }
+        loop.unwatch(number)
+        if let timer { loop.cancel(timer) }
+        channel.close()
     }
 }

@@ -134,4 +134,8 @@ extension Channel {
     /// Closed, and nothing that is written now can arrive any more. The same as `closed` but for
     /// byte streams, whose peer may end one direction only.
     public var isOver: Bool { !isWritable }
+
+    /// Connected over a byte stream (protocol 4), where a close with unread bytes takes from the peer
+    /// what was written last.
+    public var isByteStream: Bool { stream.number >= 0 }
 }

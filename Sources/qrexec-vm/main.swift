@@ -8,8 +8,6 @@ MultiCall(
     tools: [
         "qrexec-agent": AgentProgram.run,
         "qrexec-agent-data": AgentDataProgram.run,
-        "qrexec-client-vm": ClientVM.run,
-        // The name that releases before R4.0 used.
-        "qrexec_client_vm": ClientVM.run,
+        "qrexec-fork-server": ForkServerProgram.run,
     ].merging(ServiceTools.all) { tool, _ in tool }
 ).run()

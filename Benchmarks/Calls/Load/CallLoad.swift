@@ -1,5 +1,5 @@
 import LinuxSystem
-import QrexecAgent
+import QrexecClient
 import QrexecRuntime
 import SystemPackage
 

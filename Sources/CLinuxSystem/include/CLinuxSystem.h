@@ -97,6 +97,10 @@ int cs_set_window_size(int fd, unsigned short rows, unsigned short columns);
 /// Exit status of a finished child as a shell counts it: the status, or 128 + signal.
 int cs_exit_status(int wait_status);
 
+/// Raises the soft limit of open descriptors, as far as the hard one allows; programs started from
+/// then on get the old one back.
+int cs_raise_own_descriptor_limit(unsigned long wanted);
+
 /// The environment, NULL-terminated.
 char **cs_environment(void);
 

@@ -40,16 +40,16 @@ struct StreamListener: ~Copyable {
     }
 }
 
-/// A client on its way to a byte-stream server. It waits for changes of the directory; a file that
-/// refuses is also tried again by a timer, because servers of the reference implementation bind
-/// before they listen and change nothing after that.
+/// A client on its way to a byte-stream server. It tries at once, then waits for changes of the
+/// directory; a file that refuses is also tried again by a timer, because servers of the reference
+/// implementation bind before they listen and change nothing after that, and so is everything where
+/// a user has no watch left (Linux gives each user 128).
 struct StreamConnector: ~Copyable {
     private let path: String
     private let directory: String
     private var edges: Descriptor?
     private var changes: Inotify?
     private var timer: Descriptor?
-    private var timerNumber: Int32 = -1
     private var pause = 1_000_000
     let pollDescriptor: Int32
 
@@ -60,45 +60,66 @@ struct StreamConnector: ~Copyable {
         self.edges = consume edges
     }
 
+    /// The first try is made by the first `advance`.
     static func start(directory: String, path: String) throws(VchanError) -> StreamConnector {
-        let edges = try StreamLink.makeEdges()
-        var connector = StreamConnector(directory: directory, path: path, edges: edges)
-        do throws(Errno) { try connector.watch() } catch {
-            throw .system(call: "watch \(directory)", error)
-        }
-        return connector
-    }
-
-    private mutating func watch() throws(Errno) {
-        let changes = try Inotify()
-        try changes.watchDirectory(directory)
-        _ = try check(cs_edges_add(pollDescriptor, changes.descriptor.number))
-        self.changes = consume changes
-        let timer = Descriptor(taking: try check(cs_timer_create()))
-        _ = try check(cs_edges_add(pollDescriptor, timer.number))
-        timerNumber = timer.number
-        self.timer = consume timer
-        // The first try is made by the first `advance`, at once.
-        _ = try check(cs_timer_set(timerNumber, 1))
+        StreamConnector(directory: directory, path: path, edges: try StreamLink.makeEdges())
     }
 
     /// One try; the caller comes back when the descriptor is readable.
     mutating func advance() throws(VchanError) -> StreamLink? {
-        cs_edges_clear(pollDescriptor)
         do throws(Errno) {
-            _ = try changes!.drain()
+            if changes != nil || timer != nil {
+                cs_edges_clear(pollDescriptor)
+                _ = try changes?.drain()
+            }
+            if let link = try connect() { return link }
+            guard changes == nil, watch() else { return nil }
+            // A server that came before the watch was there.
+            return try connect()
+        } catch {
+            throw .system(call: "connect to \(path)", error)
+        }
+    }
+
+    /// - Returns: nil while there is no server.
+    private mutating func connect() throws(Errno) -> StreamLink? {
+        do throws(Errno) {
             let socket = try UnixSocket.connect(path, .stream)
             _ = try check(cs_edges_add(pollDescriptor, socket.number))
             return StreamLink(socket: socket, edges: edges.take()!)
         } catch {
             switch error {
-            case .noSuchFileOrDirectory: return nil
-            case .connectionRefused, .resourceTemporarilyUnavailable:
-                _ = cs_timer_set(timerNumber, pause)
-                pause = min(pause * 2, 100_000_000)
-                return nil
-            default: throw .system(call: "connect to \(path)", error)
+            case .noSuchFileOrDirectory:
+                if changes == nil, timer != nil { try tryAgainLater() }
+            case .connectionRefused, .resourceTemporarilyUnavailable: try tryAgainLater()
+            default: throw error
             }
+            return nil
         }
+    }
+
+    /// - Returns: false where the timer has to do.
+    private mutating func watch() -> Bool {
+        do throws(Errno) {
+            let changes = try Inotify()
+            try changes.watchDirectory(directory)
+            _ = try check(cs_edges_add(pollDescriptor, changes.descriptor.number))
+            self.changes = consume changes
+            return true
+        } catch {
+            if timer == nil { try? tryAgainLater() }
+            return false
+        }
+    }
+
+    private mutating func tryAgainLater() throws(Errno) {
+        if timer == nil {
+            let timer = Descriptor(taking: try check(cs_timer_create()))
+            _ = try check(cs_edges_add(pollDescriptor, timer.number))
+            self.timer = consume timer
+        }
+        guard let number = timer?.number else { return }
+        _ = cs_timer_set(number, pause)
+        pause = min(pause * 2, 100_000_000)
     }
 }

@@ -11,7 +11,10 @@ public struct CallRequest: Sendable {
     public var service: String
     /// The remote qube that the call is made for; empty for this qube (relays only).
     public var source = ""
-    public var agentSocket = AgentPaths.trigger
+    public var agentSocket = standardSocket
+
+    /// Where the agent listens for local programs (section 8).
+    public static let standardSocket = "/var/run/qubes/qrexec-agent"
 
     /// Why there was no decision.
     public struct Failure: Error, Sendable {

@@ -32,41 +32,17 @@ public enum ClientVM {
     private struct Arguments {
         var session = CallerSession.Options()
         var bufferSize = Limits.dataRing
-        var agentSocket = AgentPaths.trigger
+        var agentSocket = CallRequest.standardSocket
         var source = ""
         var target = ""
         var service = ""
+        /// nil: as the streams ask for.
+        var filterOutput: Bool?
+        var filterError: Bool?
     }
 
-    private enum Parsed {
-        case call(Arguments)
-        case help
-        case version
-    }
-
-    public static func run(arguments: [String]) -> Int32 {
-        let parsed: Parsed
-        do throws(OptionParser.UsageError) {
-            parsed = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("qrexec-client-vm: \(error.description)")
-            Terminal.printError("Try 'qrexec-client-vm --help'.")
-            return 2
-        }
-        switch parsed {
-        case .help:
-            Terminal.print(usage)
-            return 0
-        case .version:
-            Terminal.print(Version.line("qrexec-client-vm"))
-            return 0
-        case .call(let arguments): return call(arguments)
-        }
-    }
-
-    // MARK: Arguments
-
-    private static let parser = OptionParser(
+    private static let program = Program(
+        "qrexec-client-vm", usage: usage,
         [
             .init(short: "t", long: "filter-escape-chars-stdout"),
             .init(short: "T", long: "filter-escape-chars-stderr"),
@@ -77,35 +53,33 @@ public enum ClientVM {
             .init(short: "p", long: "prefix-data", takesValue: true),
             .init(long: "use-stdin-socket"),
             .init(short: "s", long: "source-qube", takesValue: true),
-            .init(short: "h", long: "help"),
-            .init(long: "version"),
-        ], stopsAtOperand: true)
+        ], stopsAtOperand: true, wrongUsage: 2)
 
-    private static func parse(
-        _ list: [String]
-    ) throws(OptionParser.UsageError) -> Parsed {
-        var result = Arguments()
-        var filterOutput: Bool?
-        var filterError: Bool?
-        var wantsHelp = false
-        var wantsVersion = false
-        let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
-            switch name {
-            case "filter-escape-chars-stdout": filterOutput = true
-            case "filter-escape-chars-stderr": filterError = true
-            case "no-filter-escape-chars-stdout": filterOutput = false
-            case "no-filter-escape-chars-stderr": filterError = false
-            case "buffer-size": result.bufferSize = try number(value)
-            case "agent-socket": result.agentSocket = value
-            case "prefix-data": result.session.prefix = Array(value.utf8)
-            case "use-stdin-socket": result.session.usesInputSocket = true
-            case "source-qube": result.source = value
-            case "help": wantsHelp = true
-            default: wantsVersion = true
-            }
+    public static func run(arguments: [String]) -> Int32 {
+        program.run(arguments, Arguments(), option: set, operands: setCall, body: call)
+    }
+
+    // MARK: Arguments
+
+    private static func set(
+        _ result: inout Arguments, _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        switch name {
+        case "filter-escape-chars-stdout": result.filterOutput = true
+        case "filter-escape-chars-stderr": result.filterError = true
+        case "no-filter-escape-chars-stdout": result.filterOutput = false
+        case "no-filter-escape-chars-stderr": result.filterError = false
+        case "buffer-size": result.bufferSize = try number(value)
+        case "agent-socket": result.agentSocket = value
+        case "prefix-data": result.session.prefix = Array(value.utf8)
+        case "use-stdin-socket": result.session.usesInputSocket = true
+        default: result.source = value
         }
-        if wantsHelp { return .help }
-        if wantsVersion { return .version }
+    }
+
+    private static func setCall(
+        _ result: inout Arguments, _ operands: [String]
+    ) throws(OptionParser.UsageError) {
         guard operands.count >= 2 else {
             throw OptionParser.UsageError("TARGET and SERVICE are needed")
         }
@@ -123,9 +97,8 @@ public enum ClientVM {
         }
         result.session.passesError = CurrentProcess.variable("PASS_LOCAL_STDERR") != nil
         let hasProgram = result.session.localProgram != nil
-        result.session.filtersOutput = filterOutput ?? (!hasProgram && isatty(1) == 1)
-        result.session.filtersError = filterError ?? (isatty(2) == 1)
-        return .call(result)
+        result.session.filtersOutput = result.filterOutput ?? (!hasProgram && isatty(1) == 1)
+        result.session.filtersError = result.filterError ?? (isatty(2) == 1)
     }
 
     private static func number(_ text: String) throws(OptionParser.UsageError) -> Int {
@@ -137,8 +110,8 @@ public enum ClientVM {
         } else {
             value = Int(text)
         }
-        guard let value, value > 0, RingSize(atLeast: value) != nil else {
-            throw OptionParser.UsageError("--buffer-size: expected 1 to 1048576 bytes")
+        guard let value, value >= 0, RingSize(atLeast: value) != nil else {
+            throw OptionParser.UsageError("--buffer-size: expected 0 to 1048576 bytes")
         }
         return value
     }
@@ -188,7 +161,11 @@ public enum ClientVM {
             status = $0
             loop.stop()
         }
-        try loop.onSignals([SIGINT, SIGTERM, SIGHUP]) { signal in
+        try loop.onSignals([SIGINT, SIGTERM, SIGHUP, SIGUSR1]) { signal in
+            if signal == SIGUSR1 {
+                session.useInputForOutput()
+                return
+            }
             session.restoreStreams()
             CurrentProcess.die(of: signal)
         }
