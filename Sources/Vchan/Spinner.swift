@@ -100,7 +100,7 @@ struct Spinner {
         let gap = CurrentProcess.now - before
         if gap > Self.turn {
             // Somebody else has a lot to do here.
-            yields.punish(64)
+            yields.punish(256)
             (sharesCore, mayYield) = (false, false)
         } else if gap > Self.visit {
             sharesCore = found

@@ -12,7 +12,7 @@ struct Task {
         case idle
         case stream
         /// One thread plays both sides, so that nobody waits.
-        case batched, published, inPlace, framed
+        case batched, published, inPlace, framed, allocating
         /// Standard input to the ring, the ring to standard output.
         case pump
     }
@@ -40,22 +40,25 @@ struct Task {
 /// What one side reports when it is done.
 struct Report {
     var seconds = 0.0
+    /// Seconds had all gone as the median slice; 0 for the side that does not measure.
+    var usual = 0.0
     var cpu = 0.0
     var notifications: UInt64 = 0
     /// Allocations in the measured loop; -1 where nobody counts.
     var allocations = -1
 
-    var line: String { "\(seconds) \(cpu) \(notifications) \(allocations)\n" }
+    var line: String { "\(seconds) \(usual) \(cpu) \(notifications) \(allocations)\n" }
 
     init() {}
 
     init?(_ line: String) {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\n" })
-        guard words.count >= 3, let seconds = Double(words[0]), let cpu = Double(words[1]),
-            let notifications = UInt64(words[2])
+        let times = words.prefix(3).compactMap { Double($0) }
+        guard words.count >= 4, times.count == 3, let notifications = UInt64(words[3])
         else { return nil }
-        (self.seconds, self.cpu, self.notifications) = (seconds, cpu, notifications)
-        allocations = words.count > 3 ? Int(words[3]) ?? -1 : -1
+        (seconds, usual, cpu) = (times[0], times[1], times[2])
+        self.notifications = notifications
+        allocations = words.count > 4 ? Int(words[4]) ?? -1 : -1
     }
 }
 
@@ -80,17 +83,50 @@ func runSide(_ side: Int, _ task: Task) throws -> Report {
     try channel.waitUntilOpen()
     if task.what == .idle { channel.neverSpin() }
     let (start, before) = (CurrentProcess.now, CurrentProcess.processorTime)
+    let isTimed = [.trip, .idle].contains(task.what)
+    var slices = Slices(of: task)
     switch task.what {
-    case .trip, .idle: try trips(&channel, side, task)
+    case .trip, .idle: try trips(&channel, side, task, &slices)
     case .stream: try stream(&channel, side, task)
     default: try pump(&channel, side, task)
     }
     var report = Report()
     report.seconds = Double(CurrentProcess.now - start) * 1e-9
+    report.usual = isTimed && side == 1 ? slices.usual(of: task) : 0
     report.cpu = Double(CurrentProcess.processorTime - before) * 1e-9
     report.notifications = channel.notificationsSent
     channel.close()
     return report
+}
+
+/// Round trips in equal slices, each timed by itself: what else the machine does falls into some.
+struct Slices {
+    private let length: Int
+    private var left: Int
+    private var last = CurrentProcess.now
+    private var times: [UInt64] = []
+
+    init(of task: Task) {
+        times.reserveCapacity(4096)
+        length = min(task.what == .idle ? 16 : 500, task.count)
+        left = length
+    }
+
+    /// One trip is done.
+    mutating func step() {
+        left -= 1
+        if left > 0 { return }
+        left = length
+        let now = CurrentProcess.now
+        if times.count < 4096 { times.append(now - last) }
+        last = now
+    }
+
+    /// Seconds of the task had all of it gone as the median slice.
+    func usual(of task: Task) -> Double {
+        let median = times.sorted()[times.count / 2]
+        return Double(median) * 1e-9 * Double(task.count) / Double(length)
+    }
 }
 
 private func sendAll(_ channel: inout Channel, _ bytes: [UInt8]) throws(VchanError) {
@@ -111,7 +147,9 @@ private func receiveAll(_ channel: inout Channel, _ bytes: inout [UInt8]) throws
     }
 }
 
-private func trips(_ channel: inout Channel, _ side: Int, _ task: Task) throws(VchanError) {
+private func trips(
+    _ channel: inout Channel, _ side: Int, _ task: Task, _ slices: inout Slices
+) throws(VchanError) {
     var bytes = [UInt8](repeating: 1, count: task.message)
     for _ in 0..<task.count {
         if side == 1 {
@@ -119,6 +157,7 @@ private func trips(_ channel: inout Channel, _ side: Int, _ task: Task) throws(V
             try channel.flush()
             _ = try channel.waitForData(atLeast: task.message)
             try receiveAll(&channel, &bytes)
+            slices.step()
         } else {
             _ = try channel.waitForData(atLeast: task.message)
             try receiveAll(&channel, &bytes)
@@ -208,11 +247,12 @@ func runPairs(_ task: Task) throws -> Report {
     switch task.what {
     case .inPlace: try pairsInPlace(&sender, &receiver, task)
     case .framed: try pairsFramed(&sender, &receiver, task)
+    case .allocating: for _ in 0..<task.count { allocate_deliberately() }
     default: try pairsCopied(&sender, &receiver, task, publishEach: task.what == .published)
     }
     var report = Report()
     report.cpu = Double(CurrentProcess.processorTime - before) * 1e-9
-    report.seconds = report.cpu
+    (report.seconds, report.usual) = (report.cpu, report.cpu)
     report.notifications = sender.notificationsSent + receiver.notificationsSent
     if allocated >= 0 { report.allocations = allocations_so_far() - allocated }
     sender.close()

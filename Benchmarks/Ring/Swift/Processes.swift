@@ -4,7 +4,10 @@ import SystemPackage
 
 /// One run of a measurement.
 struct Sample {
-    var seconds = 0.0
+    /// Seconds of the whole run.
+    var whole = 0.0
+    /// Seconds that it would have taken had all of it gone as its median slice.
+    var usual = 0.0
     /// Processor seconds of both sides.
     var cpu = 0.0
     var notifications: UInt64 = 0
@@ -63,18 +66,19 @@ struct Processes: ~Copyable {
             [way, what] + [message, ring, count].map { String($0) } + cores.map { String($0) }
         let output = try openReport("reference")
         var report = Report()
-        if what == "pump" {
-            try plumb(ring: ring, bytes: count) { source, sink throws in
-                let child = try start(
-                    reference, arguments, input: source, output: sink, report: output.number)
-                report = try readReport("reference", status: child.reap())
-            }
-        } else {
-            let child = try start(reference, arguments, report: output.number)
+        func measure(_ source: Int32?, _ sink: Int32?) throws {
+            let child = try start(
+                reference, arguments, input: source, output: sink, report: output.number)
             report = try readReport("reference", status: child.reap())
         }
-        return Sample(
-            seconds: report.seconds, cpu: report.cpu, notifications: report.notifications)
+        if what == "pump" {
+            try plumb(ring: ring, bytes: count) { source, sink throws in
+                try measure(source, sink)
+            }
+        } else {
+            try measure(nil, nil)
+        }
+        return sample(report, Report())
     }
 
     /// A run of the Swift ring.
@@ -129,8 +133,8 @@ struct Processes: ~Copyable {
 
     private func sample(_ one: Report, _ other: Report) -> Sample {
         Sample(
-            seconds: max(one.seconds, other.seconds), cpu: one.cpu + other.cpu,
-            notifications: one.notifications + other.notifications)
+            whole: max(one.seconds, other.seconds), usual: max(one.usual, other.usual),
+            cpu: one.cpu + other.cpu, notifications: one.notifications + other.notifications)
     }
 
     /// A process that writes so many bytes into a pipe, and one that reads a pipe empty. Pipes are

@@ -8,7 +8,7 @@ do {
     case "--ours":
         guard arguments.count > 3, let side = Int(arguments[2]), let task = Task(arguments[3...])
         else { throw BenchFailure(description: "--ours is for this program itself") }
-        let isPair = [.batched, .published, .inPlace, .framed].contains(task.what)
+        let isPair = [.batched, .published, .inPlace, .framed, .allocating].contains(task.what)
         let report = try isPair ? runPairs(task) : runSide(side, task)
         try Descriptor.writeAll(Array(report.line.utf8), to: 3)
     case "--feed": try Helper.feed(Int(arguments.last!)!)
