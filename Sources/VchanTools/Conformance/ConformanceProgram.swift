@@ -16,12 +16,14 @@ public enum ConformanceProgram {
           --pair NAME/NAME    transports of server and client: local, libxenvchan or socket. The C
                               library runs over the user-space Xen here, and meets local or itself
           --xen-local DIR     the user-space Xen (default: xen-local beside this program)
+          --peer-transport T  with --role: what the other side uses, if it is not the same
           --role ROLE         server or client: this side only
           --domain PEER       number of the other domain (with --role)
           --own-domain N      with --state: act for this domain
           --state DIR         directory that both ends share (default: a temporary one)
           --port P            number of the first case's vchan (default 1000)
           --case TEXT         only cases whose name contains this
+          --part K/N          of the many sizes of streams and frames, part K of N (from 0)
           --closes N          closes of the cases that look for lost data (default 2000)
           --bytes N           bytes each way of a streaming case at most (default 8388608)
           --list              print the names of the cases
@@ -95,6 +97,9 @@ struct ConformanceSettings {
     private(set) var pair: [String]?
     var xenLocal = ""
     var filter = ""
+    /// This part of so many parts of the cases of which there are many.
+    private var part = (index: 0, count: 1)
+    private var peerTransport: String?
     var quiet = false
     var showsProgress = false
     private var closes = 2000
@@ -103,13 +108,11 @@ struct ConformanceSettings {
     private(set) var cases: [ConformanceCase] = []
 
     init(_ arguments: [String]) throws(OptionParser.UsageError) {
-<<<<<<< HEAD
-        let values = ["role", "case", "closes", "bytes", "run-one"]
+        let values = [
+            "role", "case", "part", "closes", "bytes", "run-one", "pair", "xen-local",
+            "peer-transport",
+        ]
         let flags = ["list", "quiet", "progress", "version"]
-=======
-        let values = ["role", "case", "closes", "bytes", "run-one", "pair", "xen-local"]
-        let flags = ["list", "quiet", "version"]
->>>>>>> d5e419a (Vchan over Xen, over the C libxenvchan, and a user-space Xen for it)
         let parser = OptionParser(
             EndOptions.options + values.map { .init(long: $0, takesValue: true) }
                 + flags.map { .init(long: $0) } + [.init(short: "h", long: "help")])
@@ -125,7 +128,11 @@ struct ConformanceSettings {
         }
         if pair == nil, role == nil { end.transportName = end.transportName ?? "local" }
         allCases = ConformanceCase.all(.init(bytes: bytes, closes: closes))
-        cases = allCases.filter { filter.isEmpty || $0.name.contains(filter) }
+        let rings = areRings
+        let offered = allCases.filter { rings || !$0.needsRings }
+        cases = offered.enumerated().filter { index, one in
+            !one.isOfMany || index % part.count == part.index
+        }.map(\.element).filter { filter.isEmpty || $0.name.contains(filter) }
         if role != nil, end.peer == nil { throw .init("--role needs --domain") }
         if case .one(let number) = mode, number >= allCases.count || role == nil {
             throw .init("--run-one is for this program itself")
@@ -148,6 +155,13 @@ struct ConformanceSettings {
             }
             pair = names
         case "xen-local": xenLocal = value
+        case "peer-transport": peerTransport = value
+        case "part":
+            let numbers = value.split(separator: "/").map { Int($0) ?? -1 }
+            guard numbers.count == 2, numbers[1] > 0, 0..<numbers[1] ~= numbers[0] else {
+                throw .init("--part \(value): expected two numbers such as 0/8")
+            }
+            part = (numbers[0], numbers[1])
         case "case": filter = value
         case "closes": closes = try Self.number(name, value)
         case "bytes": bytes = try Self.number(name, value)
@@ -181,6 +195,12 @@ struct ConformanceSettings {
         pairs.map { $0.joined(separator: "/") }.joined(separator: ", ")
     }
 
+    /// Whether both sides are rings of this library, so that one can do harm to the other's pages.
+    private var areRings: Bool {
+        let names = [transport(of: .server), transport(of: .client), peerTransport]
+        return !names.contains { $0 == "libxenvchan" || $0 == "socket" }
+    }
+
     /// The transport of one side; nil is that of this machine.
     func transport(of role: ConformanceSide.Role) -> String? {
         guard let pair else { return end.transportName }
@@ -210,19 +230,13 @@ struct ConformanceSettings {
             "\(peer)", "--closes", String(closes), "--bytes", String(bytes), "--port",
             "\(port(of: 0))",
         ]
-<<<<<<< HEAD
-        if let name = end.transportName { arguments += ["--transport", name] }
-        if let state { arguments += ["--state", state] }
-        if let own { arguments += ["--own-domain", "\(own)"] }
-        if showsProgress { arguments.append("--progress") }
-=======
         let name = transport(of: role)
         if let name { arguments += ["--transport", name] }
         if name != "libxenvchan", name != "xen" {
             if let state { arguments += ["--state", state] }
             if let own { arguments += ["--own-domain", "\(own)"] }
         }
->>>>>>> d5e419a (Vchan over Xen, over the C libxenvchan, and a user-space Xen for it)
+        if showsProgress { arguments.append("--progress") }
         return arguments
     }
 }
