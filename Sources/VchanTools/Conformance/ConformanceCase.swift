@@ -11,7 +11,7 @@ public struct ConformanceCase: Sendable, CustomStringConvertible {
     /// One of many sizes: a run may take a part of them.
     let isOfMany: Bool
     /// One side does harm to the memory, which it must share with the other.
-    let needsRings: Bool
+    public let needsRings: Bool
     private let server: Part
     private let client: Part
 
