@@ -52,7 +52,7 @@ final class VchanLibrary: @unchecked Sendable {
             if unsafe handle != nil { break }
             let why = unsafe String(cString: dlerror())
             // What is there and cannot be loaded says more than what is not there.
-            if reason.isEmpty || !why.contains("No such file") { reason = why }
+            if reason.isEmpty || !why.hasPrefix(name) { reason = why }
         }
         guard let handle = unsafe handle else {
             throw .transportUnavailable(
