@@ -148,6 +148,10 @@ let package = Package(
             name: "calls-load",
             dependencies: ["LinuxSystem", "QrexecAgent", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Load", swiftSettings: ours, linkerSettings: staticPIE),
+        // make bench-xen: one end of a channel between two domains.
+        .executableTarget(
+            name: "xen-bench", dependencies: ["LinuxSystem", "Vchan"],
+            path: "Benchmarks/Xen/Swift", swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
             name: "calls-bench", dependencies: ["LinuxSystem", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Driver", swiftSettings: ours),

@@ -3,7 +3,8 @@
 . ./steps.sh
 cd /payload
 . ./transport.sh
-[ ! -f calls.sh ] || . ./calls.sh
+. ./calls.sh
+[ ! -f bench.sh ] || . ./bench.sh
 
 one=$(domain_id domu1) two=$(domain_id domu2)
 groups=$(cat groups)

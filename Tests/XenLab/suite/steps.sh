@@ -1,5 +1,6 @@
 # Sourced by dom0.sh: commands in other domains, and results by case.
 . /lib/xenlab/common.sh
+PATH=$PATH:$(echo /usr/lib/xen-*/bin)
 
 results=/out/results
 failures=0
@@ -10,7 +11,9 @@ domain_id() { awk -v n="$1" '$1 == n { print $2 }' /run/xenlab/peers; }
 # ask NAME COMMAND: starts a command line in a domU; $number is what to wait for.
 ask() {
     number=$((number + 1))
-    xenstore-write "/local/domain/$(domain_id "$1")/xenlab/run" "$number $2"
+    # The store's tools keep a value on one line.
+    xenstore-write "/local/domain/$(domain_id "$1")/xenlab/run" \
+        "$number $(printf '%s' "$2" | sed 's/\\$//' | tr '\n' ' ')"
 }
 
 # answer NAME NUMBER: waits for a command's end; its status.
