@@ -13,20 +13,15 @@ struct End: ~Copyable {
     private let message: [UInt8]
     private var buffer: [UInt8]
 
-    init(isServer: Bool, peer: DomainID, port: Port, message: Int) throws {
-        let ring = RingSize(atLeast: 65536)!
-        let transport = try Transport.selected(option: "xen")
-        channel =
-            isServer
-            ? try transport.listen(for: peer, port: port, read: ring, write: ring)
-            : try transport.connect(to: peer, port: port)
+    init(_ channel: consuming Channel, isServer: Bool, message: Int) {
+        self.channel = channel
         self.isServer = isServer
         self.message = [UInt8](repeating: 7, count: message)
         buffer = self.message
-        try channel.waitUntilOpen(deadline: CurrentProcess.now + 60_000_000_000)
     }
 
     private mutating func send(_ count: Int) throws {
+        let message = self.message
         var done = 0
         while done < count {
             done += try channel.write(message.span.extracting(done..<count))
@@ -37,6 +32,10 @@ struct End: ~Copyable {
     private mutating func receive(_ count: Int) throws {
         var done = 0
         if buffer.count != count { buffer = [UInt8](repeating: 0, count: count) }
+        // Taken out, so that the channel and the buffer can change at once.
+        var buffer = [UInt8]()
+        swap(&buffer, &self.buffer)
+        defer { swap(&buffer, &self.buffer) }
         while done < count {
             guard try channel.waitForData() > 0 else { throw Usage() }
             done += try channel.read(into: &buffer, from: done)
@@ -80,11 +79,18 @@ func run(_ arguments: [String]) throws {
         let peer = DomainID(UInt32(numbers[0])), let port = Port(UInt32(numbers[1]))
     else { throw Usage() }
     let (message, count, trips) = (numbers[2], numbers[3], numbers[4])
-    var end = try End(
-        isServer: arguments[0] == "server", peer: peer, port: port, message: message)
+    let isServer = arguments[0] == "server"
+    let ring = RingSize(atLeast: 65536)!
+    let transport = try Transport.selected(option: "xen")
+    var channel =
+        isServer
+        ? try transport.listen(for: peer, port: port, read: ring, write: ring)
+        : try transport.connect(to: peer, port: port)
+    try channel.waitUntilOpen(deadline: CurrentProcess.now + 60_000_000_000)
+    var end = End(channel, isServer: isServer, message: message)
     let times = try end.run(count: count, trips: trips)
     end.close()
-    guard arguments[0] == "client" else { return }
+    if isServer { return }
     func megabytes(_ from: Int) -> Double {
         Double(message * count) * 1000 / Double(times[from + 1] - times[from])
     }

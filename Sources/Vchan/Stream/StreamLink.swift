@@ -50,6 +50,9 @@ struct StreamLink: ~Copyable {
         }
     }
 
+    /// A channel of the C library, which has no half-close.
+    var isLibrary: Bool { number >= 0 && socketNumber < 0 }
+
     private var socketNumber: Int32 {
         switch socket {
         case .some(let socket): socket.number

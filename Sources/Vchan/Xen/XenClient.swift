@@ -33,6 +33,7 @@ struct XenConnector: ~Copyable {
         let waiter = try XenWaiter.make()
         let own = try waiter.store.ownDomain()
         guard own != peer else { throw .ownDomain(own) }
+        try waiter.store.showPresence(to: peer)
         // The store tells of a new watch at once, which makes the first try.
         let directory = Self.directory(server: peer, client: own, port)
         watch = try XenWatch(waiter, directory + "/event-channel")
@@ -59,7 +60,7 @@ struct XenConnector: ~Copyable {
             watch = try XenWatch(waiter, directory + "/event-channel")
         }
         guard let offer = try findOffer(directory) else {
-            if waiter.store.isIntroduced(peer) { return nil }
+            if waiter.store.isAlive(peer) { return nil }
             throw .unknownPeer(peer, path: directory, .noSuchProcess)
         }
         return try Self.join(peer, offer)
@@ -123,7 +124,9 @@ struct XenEnds: ~Copyable {
     fileprivate consuming func link(
         _ waiter: consuming XenWaiter, _ peer: DomainID, _ link: inout EventLink
     ) -> SharedMemory {
-        link = EventLink(xen: XenLink(events: events, waiter: waiter, peer: peer))
+        var own = XenLink(events: events, waiter: waiter, peer: peer)
+        own.begin()
+        link = EventLink(xen: own)
         return memory
     }
 }

@@ -127,6 +127,15 @@ struct XenEventChannel: ~Copyable {
         return unsafe try XenEventChannel(handle, bound: bound, by: "xenevtchn_bind_interdomain")
     }
 
+    /// Whether there is a domain of this number, alive or not quite gone.
+    static func exists(_ domain: DomainID) -> Bool {
+        guard let handle = unsafe try? open(nil) else { return true }
+        defer { _ = unsafe xenevtchn_close(handle) }
+        // Port 0 is nobody's: what fails is that, or the domain.
+        let bound = unsafe xenevtchn_bind_interdomain(handle, UInt32(domain.rawValue), 0)
+        return bound >= 0 || errno != ESRCH
+    }
+
     func notify() { _ = unsafe xenevtchn_notify(handle, port) }
 
     /// Takes an event, and lets the next one come.

@@ -101,11 +101,15 @@ struct XenLink: ~Copyable {
     let events: XenEventChannel
     var waiter: XenWaiter
     let peer: DomainID
+    /// The peer's sign of life in the store, if it gives one.
+    private var presence: String?
+    private var watch: XenWatch?
 
     init(events: consuming XenEventChannel, waiter: consuming XenWaiter, peer: DomainID) {
         self.events = events
         self.waiter = waiter
         self.peer = peer
+        watch = nil
     }
 
     var number: Int32 { waiter.number }
@@ -124,6 +128,15 @@ struct XenLink: ~Copyable {
 
     /// A domain that was destroyed ran no cleanup: its port is gone all the same.
     private var isJoined: Bool {
-        XenDevices.ofThisProcess.isInterdomain(events.port) ?? waiter.store.isIntroduced(peer)
+        if let joined = XenDevices.ofThisProcess.isInterdomain(events.port) { return joined }
+        if let presence { return (try? waiter.store.read(presence)) ?? nil != nil }
+        return waiter.store.isAlive(peer)
+    }
+
+    /// The other side has joined, or was joined.
+    mutating func begin() {
+        presence = waiter.store.findPresence(of: peer)
+        // With too many watches the timer is left.
+        if let presence { watch = try? XenWatch(waiter, presence) }
     }
 }

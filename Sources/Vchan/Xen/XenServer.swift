@@ -31,6 +31,7 @@ struct XenEntries: ~Copyable {
     /// - Returns: false when a quota is full: other calls begin and end, there may be room soon.
     mutating func publish() throws(VchanError) -> Bool {
         let own = try store.ownDomain()
+        try store.showPresence(to: peer)
         do throws(Errno) {
             store.remove(directory)
             try store.write(
@@ -107,12 +108,15 @@ struct XenListener: ~Copyable {
         if !entries.isPublished, reasons.contains(.again) { try publish() }
         // Value 2 is no client yet; 0 is one that came and went.
         if page.loadPeerLive() != 2 { return true }
-        if reasons.contains(.news), !link.waiter.store.isIntroduced(link.peer) {
+        if reasons.contains(.news), !link.waiter.store.isAlive(link.peer) {
             throw .unknownPeer(link.peer, path: entries.directory, .noSuchProcess)
         }
         return false
     }
 
     /// Takes the entries away.
-    consuming func joined() -> XenLink { link }
+    consuming func joined() -> XenLink {
+        link.begin()
+        return link
+    }
 }

@@ -15,6 +15,8 @@ final class XenStore: Sendable {
         /// Event counters by the number that is their watches' token.
         var listeners: [UInt64: Int32] = [:]
         var lastListener: UInt64 = 0
+        /// Who was shown that this domain is there.
+        var presentTo: Set<DomainID> = []
     }
 
     private static let current = Mutex<XenStore?>(nil)
@@ -119,11 +121,36 @@ final class XenStore: Sendable {
         return domain
     }
 
-    /// Whether a domain runs, as far as the store knows.
-    func isIntroduced(_ domain: DomainID) -> Bool {
-        guard let answer = try? ask(.isDomainIntroduced, "\(domain)\0") else { return true }
+    /// Whether a domain runs: dom0's store tells, in other domains the hypervisor knows whether there
+    /// is such a domain at all.
+    func isAlive(_ domain: DomainID) -> Bool {
+        guard let answer = try? ask(.isDomainIntroduced, "\(domain)\0") else {
+            return XenEventChannel.exists(domain)
+        }
         return answer.first != UInt8(ascii: "F")
     }
+
+    // MARK: Presence
+
+    /// Shows another domain an entry that goes when this domain does: the store tells a domU of no
+    /// other domain's end, and one whose pages are still mapped somewhere exists for a long time.
+    func showPresence(to peer: DomainID) throws(VchanError) {
+        guard state.withLock({ $0.presentTo.insert(peer).inserted }) else { return }
+        let own = try ownDomain()
+        // Without it the peer finds out later, or by other ways.
+        try? write(Self.presence(for: peer), "1", own: own, reader: peer)
+    }
+
+    /// The entry by which a peer shows its presence, if it does.
+    func findPresence(of peer: DomainID) -> String? {
+        // Dom0 has better ways.
+        guard !isControlDomain, let own = try? ownDomain() else { return nil }
+        let path = "/local/domain/\(peer)/\(Self.presence(for: own))"
+        guard let found = try? read(path), !found.isEmpty else { return nil }
+        return path
+    }
+
+    private static func presence(for peer: DomainID) -> String { "data/vchan-peers/\(peer)" }
 
     // MARK: News
 

@@ -5,7 +5,7 @@ while [ $i -lt 1000 ]; do
     pairs=
     # Many at a time: a process costs more than an entry.
     for n in 0 1 2 3 4 5 6 7 8 9; do
-        for m in 0 1 2 3 4; do pairs="$pairs data/fill/$i.$n$m x"; done
+        for m in 0 1 2 3 4; do pairs="$pairs data/fill/${i}_$n$m x"; done
     done
     xenstore-write $pairs 2> /dev/null || break
     i=$((i + 50))
