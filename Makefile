@@ -12,7 +12,7 @@ BINDIR = /usr/bin
 SHAREDIR = /usr/share/swift-qrexec
 
 .PHONY: help build demo test test-unit test-end-to-end test-models lint format bench bench-calls \
-	fuzz soak install uninstall clean packages programs prompt-window
+	bench-xen test-xen fuzz soak install uninstall clean packages programs prompt-window
 
 help:
 	@echo 'make demo        a lab of qubes on this machine: an allowed and a denied call'
@@ -21,6 +21,8 @@ help:
 	@echo 'make prompt-window   the window that asks about calls (needs GTK 3)'
 	@echo 'make lint        style and structure of the sources'
 	@echo 'make bench       all benchmarks (JSON=FILE, STRICT=1); also bench-NAME'
+	@echo 'make test-xen    the suite on a real Xen, booted in QEMU (part of make test)'
+	@echo 'make bench-xen   the ring against the C library on that Xen'
 	@echo 'make fuzz        all fuzzers (SECONDS=N each)'
 	@echo 'make soak        a million closes of a vchan by either side, none of which may lose a byte'
 	@echo 'make install     DESTDIR=…   make uninstall DESTDIR=…'
@@ -49,6 +51,14 @@ lint:
 
 test:
 	@.ci/test
+
+test-xen: build
+	@.ci/packages xen
+	@Tests/XenLab/run
+
+bench-xen: build
+	@.ci/packages xen
+	@Benchmarks/Xen/run
 
 bench: build
 	@Benchmarks/run all

@@ -20,6 +20,11 @@ let staticPIE: [LinkerSetting] = [
     ])
 ]
 
+/// From their archives: no program needs Xen's libraries on the machine where it runs.
+let xenLibraries: [LinkerSetting] = [
+    "xengnttab", "xenevtchn", "xencall", "xentoolcore", "xentoollog",
+].map { .linkedLibrary(":lib\($0).a") }
+
 let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 
 let argumentParser = Target.Dependency.product(
@@ -44,9 +49,11 @@ let package = Package(
     targets: [
         .target(name: "CLinuxSystem"),
         .target(name: "LinuxSystem", dependencies: ["CLinuxSystem", system], swiftSettings: ours),
+        .systemLibrary(
+            name: "CXen", pkgConfig: "xenevtchn", providers: [.apt(["libxen-dev"])]),
         .target(
-            name: "Vchan", dependencies: ["CLinuxSystem", "LinuxSystem", system],
-            swiftSettings: ours),
+            name: "Vchan", dependencies: ["CLinuxSystem", "CXen", "LinuxSystem", system],
+            swiftSettings: ours, linkerSettings: xenLibraries),
         .target(name: "QrexecProtocol", swiftSettings: ours),
         .target(name: "QrexecPolicy", dependencies: ["LinuxSystem", system], swiftSettings: ours),
         .target(
@@ -162,6 +169,10 @@ let package = Package(
             name: "calls-load",
             dependencies: ["LinuxSystem", "QrexecClient", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Load", swiftSettings: ours, linkerSettings: staticPIE),
+        // make bench-xen: one end of a channel between two domains.
+        .executableTarget(
+            name: "xen-bench", dependencies: ["LinuxSystem", "Vchan"],
+            path: "Benchmarks/Xen/Swift", swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
             name: "calls-bench", dependencies: ["LinuxSystem", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Driver", swiftSettings: ours),

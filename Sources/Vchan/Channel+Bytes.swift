@@ -123,6 +123,9 @@ extension Channel {
         }
     }
 
+    /// Whether `endWriting` tells the peer: over the C library only `close` does.
+    public var canEndWriting: Bool { page != nil || !stream.isLibrary }
+
     /// Whether the peer said that it will write nothing more, or is gone.
     public var peerEndedWriting: Bool {
         guard state == .open, let page else { return state == .closed }

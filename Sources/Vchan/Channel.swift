@@ -38,25 +38,26 @@ public struct Channel: ~Copyable {
     @usableFromInline var writing = RingEnd.none
 
     /// A server over shared memory.
+    ///
+    /// - Parameter descriptor: readable when the rendezvous can make a step.
     init(
-        listener: consuming LocalListener, memory: consuming SharedMemory,
-        file: consuming Descriptor
+        server: consuming Rendezvous, descriptor: Int32, memory: consuming SharedMemory
     ) {
         role = .server
         let page = memory.controlPage(.server)
         let (consumed, produced) = page.initialIndices()
         (reading, writing) = memory.rings(.server, consumed: consumed, produced: produced)
         self.page = page
-        pollDescriptor = listener.socket.number
-        rendezvous = .localServer(listener, file: file)
+        pollDescriptor = descriptor
+        rendezvous = server
         self.memory = consume memory
     }
 
     /// A client over shared memory.
-    init(connector: consuming LocalConnector) {
+    init(client: consuming Rendezvous, descriptor: Int32) {
         role = .client
-        pollDescriptor = connector.pollDescriptor
-        rendezvous = .localClient(connector)
+        pollDescriptor = descriptor
+        rendezvous = client
     }
 
     /// A server over a byte stream.
@@ -64,6 +65,15 @@ public struct Channel: ~Copyable {
         role = .server
         pollDescriptor = listener.socket.number
         rendezvous = .streamServer(listener)
+        (reading, writing) = memory.rings()
+        privateMemory = consume memory
+    }
+
+    /// An end of a channel of the C library, which is a byte stream to us.
+    init(library: consuming LibraryConnector, role: Role, memory: consuming PrivateMemory) {
+        self.role = role
+        pollDescriptor = library.pollDescriptor
+        rendezvous = .library(library)
         (reading, writing) = memory.rings()
         privateMemory = consume memory
     }

@@ -123,7 +123,9 @@ struct ControlPage {
     }
 
     /// Fills a fresh page of a server; nobody else has it yet.
-    func initialize(orders: RingOrders, references: Range<UInt32>, firstIndex: UInt32) {
+    func initialize(
+        orders: RingOrders, references: some Sequence<UInt32>, firstIndex: UInt32
+    ) {
         for index in 0..<4 {
             unsafe base.storeBytes(of: firstIndex, toByteOffset: 4 * index, as: UInt32.self)
         }

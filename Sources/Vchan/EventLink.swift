@@ -4,9 +4,11 @@ import LinuxSystem
 import SystemPackage
 
 /// The notifications between the two ends: packets of one byte over a connected SOCK_SEQPACKET
-/// socket, whose hang-up is the peer's death. No call ever waits for the peer.
+/// socket, whose hang-up is the peer's death; over Xen an event channel. No call ever waits for the
+/// peer.
 struct EventLink: ~Copyable {
     private let socket: Descriptor?
+    private let xen: XenLink?
     /// Readable when there are notifications; -1 while there is no peer.
     let number: Int32
     /// The peer's end of the socket is gone.
@@ -19,11 +21,19 @@ struct EventLink: ~Copyable {
     /// No peer yet.
     init() {
         socket = nil
+        xen = nil
         number = -1
+    }
+
+    init(xen: consuming XenLink) {
+        socket = nil
+        number = xen.number
+        self.xen = consume xen
     }
 
     init(socket: consuming Descriptor) {
         number = socket.number
+        xen = nil
         self.socket = consume socket
     }
 
@@ -31,6 +41,7 @@ struct EventLink: ~Copyable {
     mutating func notify() {
         if number < 0 { return }
         sent += 1
+        if notifyOverXen() { return }
         var byte: UInt8 = 1
         let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
         // SAFETY: one byte that outlives the call.
@@ -48,6 +59,7 @@ struct EventLink: ~Copyable {
     /// Takes one notification (S5 of the model: before the next look). One a wake-up is enough: the descriptor stays readable while there
     /// are more, and a peer that sends a storm gets no more than its turn.
     mutating func take() {
+        if takeOverXen(milliseconds: 0) { return }
         var byte: UInt8 = 0
         while true {
             // SAFETY: one byte that outlives the call.
@@ -63,6 +75,7 @@ struct EventLink: ~Copyable {
     /// Waits for a notification and takes it, in one system call: for programs that have nothing
     /// else to wait for. Everything else here says MSG_DONTWAIT, whatever the socket's mode.
     mutating func takeWaiting() {
+        if takeOverXen(milliseconds: -1) { return }
         if !isBlocking {
             _ = cs_set_nonblocking(number, 0)
             isBlocking = true
@@ -71,5 +84,24 @@ struct EventLink: ~Copyable {
         // SAFETY: one byte that outlives the call.
         let got = unsafe recv(number, &byte, 1, 0)
         if got == 0 || (got < 0 && errno != EINTR) { hungUp = true }
+    }
+
+    private func notifyOverXen() -> Bool {
+        switch xen {
+        case .some(let xen):
+            xen.notify()
+            return true
+        case .none: return false
+        }
+    }
+
+    private mutating func takeOverXen(milliseconds: Int32) -> Bool {
+        let isThere: Bool
+        switch xen {
+        case .some(let xen): isThere = xen.take(milliseconds: milliseconds)
+        case .none: return false
+        }
+        if !isThere { hungUp = true }
+        return true
     }
 }

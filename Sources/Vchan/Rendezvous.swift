@@ -8,6 +8,9 @@ enum Rendezvous: ~Copyable {
     case localClient(LocalConnector)
     case streamServer(StreamListener)
     case streamClient(StreamConnector)
+    case xenServer(XenListener)
+    case xenClient(XenConnector)
+    case library(LibraryConnector)
 
     /// Takes it out of its place; a step that is not the last one puts it back.
     mutating func take() -> Rendezvous {
@@ -48,6 +51,28 @@ extension Channel {
         case .streamClient(var connector):
             guard let link = try connector.advance() else {
                 rendezvous = .streamClient(connector)
+                return
+            }
+            opened(stream: link)
+        case .xenServer(var listener):
+            guard try listener.advance(page!) else {
+                rendezvous = .xenServer(listener)
+                return
+            }
+            opened(link: EventLink(xen: listener.joined()))
+            try noticeClose()
+        case .xenClient(var connector):
+            guard let ends = try connector.advance() else {
+                rendezvous = .xenClient(connector)
+                return
+            }
+            var link = EventLink()
+            let memory = try connector.joined(ends, link: &link)
+            try joined(memory: memory, link: link)
+        case .library(var connector):
+            guard let link = try connector.advance() else {
+                pollDescriptor = connector.pollDescriptor
+                rendezvous = .library(connector)
                 return
             }
             opened(stream: link)

@@ -7,6 +7,8 @@ import SystemPackage
 @safe
 struct SharedMemory: ~Copyable {
     private let base: UnsafeMutableRawPointer
+    /// Over Xen the rings have mappings of their own, and `base` is that of the control page.
+    private let granted: XenPages?
     let orders: RingOrders
 
     private init(
@@ -16,10 +18,24 @@ struct SharedMemory: ~Copyable {
             throw .system(call: "mmap", Errno(rawValue: errno))
         }
         unsafe self.base = base
+        granted = nil
         self.orders = orders
     }
 
-    deinit { _ = unsafe munmap(base, orders.totalSize) }
+    /// Memory over Xen; released with this value.
+    init(pages: XenPages, orders: RingOrders) {
+        unsafe base = pages.control
+        granted = pages
+        self.orders = orders
+    }
+
+    deinit {
+        if let granted {
+            granted.release(orders)
+        } else {
+            _ = unsafe munmap(base, orders.totalSize)
+        }
+    }
 
     /// New zeroed memory, sealed, with its descriptor.
     static func create(
@@ -57,7 +73,10 @@ struct SharedMemory: ~Copyable {
         try self.init(mapping: descriptor, orders: orders)
     }
 
-    var rawPage: RawPage { unsafe RawPage(base: base, size: orders.totalSize) }
+    var rawPage: RawPage {
+        let size = granted == nil ? orders.totalSize : RingOrders.pageSize
+        return unsafe RawPage(base: base, size: size)
+    }
 
     func controlPage(_ role: Role) -> ControlPage { unsafe ControlPage(base: base, role: role) }
 
@@ -66,8 +85,8 @@ struct SharedMemory: ~Copyable {
         _ role: Role, consumed: UInt32, produced: UInt32
     ) -> (reading: RingEnd, writing: RingEnd) {
         // SAFETY: offsets and sizes of valid orders lie inside the mapping.
-        let left = unsafe base + orders.leftOffset
-        let right = unsafe base + orders.rightOffset
+        let left = unsafe granted?.left ?? base + orders.leftOffset
+        let right = unsafe granted?.right ?? base + orders.rightOffset
         return switch role {
         case .server:
             unsafe (

@@ -7,6 +7,8 @@ public struct Transport: Sendable {
     private enum Backend: Sendable {
         case local(LocalPlaces)
         case stream(StreamPlaces)
+        case xen
+        case library
     }
 
     private let backend: Backend
@@ -32,11 +34,22 @@ public struct Transport: Sendable {
             }
             return local(root: labRoot)
         case "socket": return Transport(backend: .stream(try .fromEnvironment()))
-        case "xen", "libxenvchan":
-            throw .transportUnavailable(name, reason: "it is not part of this build")
+        case "xen":
+            guard exists("/dev/xen") || exists("/proc/xen") else {
+                throw .transportUnavailable(
+                    name,
+                    reason: "there is neither /dev/xen nor /proc/xen: this is no Xen domain")
+            }
+            return .xen
+        case "libxenvchan":
+            _ = try VchanLibrary.ofThisMachine()
+            return Transport(backend: .library)
         default: throw .unknownTransport(name)
         }
     }
+
+    /// The vchans of the hypervisor.
+    public static let xen = Transport(backend: .xen)
 
     /// Where a qube of a lab finds its transport.
     public static let labRoot = "/run/xen-local"
@@ -70,6 +83,8 @@ public struct Transport: Sendable {
             switch backend {
             case .local(let places): try places.ownDomain()
             case .stream(let places): places.own
+            case .xen: try XenStore.ofThisProcess().ownDomain()
+            case .library: try VchanLibrary.ofThisMachine().ownDomain()
             }
         }
     }
@@ -98,6 +113,13 @@ public struct Transport: Sendable {
             return Channel(
                 listener: try StreamListener(path: path),
                 memory: PrivateMemory(read: read, write: write))
+        case .xen:
+            let orders = RingOrders(read: read, write: write)
+            return try listenOverXen(for: peer, port: port, orders: orders)
+        case .library:
+            return Channel(
+                library: try LibraryConnector(for: peer, port: port, read: read, write: write),
+                role: .server, memory: PrivateMemory(read: read, write: write))
         }
     }
 
@@ -117,7 +139,26 @@ public struct Transport: Sendable {
             orders: orders,
             references: first..<(first + UInt32(orders.leftPages + orders.rightPages)),
             firstIndex: firstIndex)
-        return Channel(listener: listener, memory: memory, file: file.take()!)
+        let descriptor = listener.socket.number
+        return Channel(
+            server: .localServer(listener, file: file.take()!), descriptor: descriptor,
+            memory: memory)
+    }
+
+    private func listenOverXen(
+        for peer: DomainID, port: Port, orders: RingOrders
+    ) throws(VchanError) -> Channel {
+        let own = try ownDomain
+        guard own != peer else { throw .ownDomain(own) }
+        let events = try XenEventChannel.unbound(for: peer)
+        var reference: UInt32 = 0
+        let pages = try XenPages.share(
+            with: peer, orders: orders, events: events, reference: &reference)
+        let memory = SharedMemory(pages: pages, orders: orders)
+        let listener = try XenListener.start(
+            peer: peer, port: port, events: events, ringReference: reference)
+        let descriptor = listener.pollDescriptor
+        return Channel(server: .xenServer(listener), descriptor: descriptor, memory: memory)
     }
 
     /// Joins a channel that another domain offers to this one; returns at once, the channel waits
@@ -126,13 +167,23 @@ public struct Transport: Sendable {
         switch backend {
         case .local(let places):
             let directory = try places.offers(from: peer)
-            return Channel(
-                connector: try LocalConnector(directory: directory, server: peer, port: port))
+            let connector = try LocalConnector(directory: directory, server: peer, port: port)
+            let descriptor = connector.pollDescriptor
+            return Channel(client: .localClient(connector), descriptor: descriptor)
         case .stream(let places):
             let path = places.path(server: peer, client: places.own, port: port)
             let size = RingSize(atLeast: Self.streamClientRing)!
             return Channel(
                 connector: try .start(directory: places.directory, path: path),
+                memory: PrivateMemory(read: size, write: size))
+        case .xen:
+            let connector = try XenConnector(peer: peer, port: port)
+            let descriptor = connector.pollDescriptor
+            return Channel(client: .xenClient(connector), descriptor: descriptor)
+        case .library:
+            let size = RingSize(atLeast: Self.streamClientRing)!
+            return Channel(
+                library: try LibraryConnector(to: peer, port: port), role: .client,
                 memory: PrivateMemory(read: size, write: size))
         }
     }

@@ -17,6 +17,10 @@ public enum VchanError: Error, Sendable, Hashable {
     case unknownPeer(DomainID, path: String, Errno)
     /// Another server listens on this port for this domain.
     case portInUse(DomainID, Port, path: String)
+    /// A limit of Xen, its drivers, its store or this process was met.
+    case limit(XenLimit, Errno)
+    /// A device of Xen's drivers cannot be opened.
+    case missingDevice(String, module: String, Errno)
     /// A system call failed.
     case system(call: String, Errno)
     /// What the peer sent to set up the channel is not what the protocol says.
@@ -57,6 +61,15 @@ extension VchanError: CustomStringConvertible {
             "domain \(domain) cannot be reached: \(path): \(error); does the domain run?"
         case .portInUse(let domain, let port, let path):
             "port \(port) for domain \(domain) is in use: another server listens on \(path)"
+        case .limit(let limit, let error):
+            "\(limit) (\(error))"
+        case .missingDevice(let path, let module, let error):
+            error == .permissionDenied || error == .notPermitted
+                ? "\(path) may not be opened by this user: run as root, or give its group access "
+                    + "with a rule of udev (\(error))"
+                : "\(path) cannot be opened (\(error)): is this a Xen domain with the kernel module "
+                    + "\(module)? Load it with modprobe, and at every start by "
+                    + "/etc/modules-load.d"
         case .system(let call, let error):
             "\(call): \(error)"
         case .badOffer(let what):

@@ -83,6 +83,8 @@ struct CatStreams: ~Copyable {
 
     /// - Returns: nil while there is more to do; else what was lost, empty for nothing.
     private mutating func outcome(_ channel: inout Channel) throws(VchanError) -> String? {
+        // Where the peer cannot be told, the end of input is the end of all.
+        if inputEnded, !channel.canEndWriting, try channel.bytesUnread() == 0 { return "" }
         guard channel.peerEndedWriting, try channel.bytesReady() == 0 else { return nil }
         let unread = try channel.bytesUnread()
         if channel.isOver {

@@ -9,7 +9,8 @@ public enum VchanCat {
         Usage: vchan-cat --listen|--connect --domain PEER --port P [OPTIONS]
 
         Joins standard input and output to a vchan between this domain and PEER. At the end of its
-        input it tells the peer so, and goes on until the peer has ended too.
+        input it tells the peer so, and goes on until the peer has ended too; over the C library,
+        which has no way to say so, it closes.
 
           --listen            offer the vchan and wait for PEER
           --connect           join the one that PEER offers, or will offer

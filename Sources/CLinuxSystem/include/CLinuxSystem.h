@@ -146,4 +146,15 @@ int cs_pin(int core);
 /// Sends one datagram to a Unix socket; a path that begins with `@` is an abstract name.
 int cs_send_datagram(const char *path, const char *text);
 
+/// A counter (eventfd) that is readable while it is set; `cs_counter_take` empties it, or a timer,
+/// and tells whether there was anything.
+int cs_event_create(void);
+void cs_event_set(int event);
+int cs_counter_take(int fd);
+/// Waits on an epoll descriptor whose tags are bits; the bits of those that are ready, 0 when the time
+/// is over, -1 with errno.
+int cs_epoll_ready(int epoll, int milliseconds);
+/// Readable again and again; 0 stops it.
+int cs_timer_repeat(int timer, long nanoseconds);
+
 #endif

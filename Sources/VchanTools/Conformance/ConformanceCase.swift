@@ -8,14 +8,20 @@ public struct ConformanceCase: Sendable, CustomStringConvertible {
     public let name: String
     /// The side that ends by a crash, if any.
     public let crashing: ConformanceSide.Role?
+    /// One of many sizes: a run may take a part of them.
+    let isOfMany: Bool
+    /// One side does harm to the memory, which it must share with the other.
+    public let needsRings: Bool
     private let server: Part
     private let client: Part
 
     init(
-        _ name: String, crashing: ConformanceSide.Role? = nil, server: @escaping Part,
-        client: @escaping Part
+        _ name: String, crashing: ConformanceSide.Role? = nil, isOfMany: Bool = false,
+        needsRings: Bool = false, server: @escaping Part, client: @escaping Part
     ) {
         self.name = name
+        self.isOfMany = isOfMany
+        self.needsRings = needsRings
         self.crashing = crashing
         self.server = server
         self.client = client
@@ -52,6 +58,7 @@ public struct ConformanceCase: Sendable, CustomStringConvertible {
     /// All cases, in the same order everywhere.
     public static func all(_ extent: Extent) -> [ConformanceCase] {
         streams(extent) + frames() + closes(extent) + crashes() + [pingPong(), limits()]
+            + hostile()
     }
 
     static let ringSizes: [RingSize] = (10...20).map { RingSize(atLeast: 1 << $0)! }

@@ -13,12 +13,17 @@ public enum ConformanceProgram {
         side runs here and the other one, started with the same options, in another domain.
 
           --transport NAME    local or socket (default local); with --role also xen, libxenvchan
+          --pair NAME/NAME    transports of server and client: local, libxenvchan or socket. The C
+                              library runs over the user-space Xen here, and meets local or itself
+          --xen-local DIR     the user-space Xen (default: xen-local beside this program)
+          --peer-transport T  with --role: what the other side uses, if it is not the same
           --role ROLE         server or client: this side only
           --domain PEER       number of the other domain (with --role)
           --own-domain N      with --state: act for this domain
           --state DIR         directory that both ends share (default: a temporary one)
           --port P            number of the first case's vchan (default 1000)
           --case TEXT         only cases whose name contains this
+          --part K/N          of the many sizes of streams and frames, part K of N (from 0)
           --closes N          closes of the cases that look for lost data (default 2000)
           --bytes N           bytes each way of a streaming case at most (default 8388608)
           --list              print the names of the cases
@@ -66,8 +71,8 @@ public enum ConformanceProgram {
             let transport = try settings.end.transport()
             let side = ConformanceSide(
                 role: settings.role!, transport: transport, peer: settings.end.peer!,
-                port: settings.port(of: number), tellsDeath: settings.tellsDeath,
-                crashesForReal: true,
+                port: settings.port(of: number),
+                tellsDeath: settings.end.transportName == "local", crashesForReal: true,
                 progress: settings.showsProgress ? Self.tell : nil)
             try settings.allCases[number].run(side)
             return 0
@@ -88,7 +93,13 @@ struct ConformanceSettings {
     var mode = Mode.all
     var role: ConformanceSide.Role?
     var end = EndOptions()
+    /// Transports of server and client.
+    private(set) var pair: [String]?
+    var xenLocal = ""
     var filter = ""
+    /// This part of so many parts of the cases of which there are many.
+    private var part = (index: 0, count: 1)
+    private var peerTransport: String?
     var quiet = false
     var showsProgress = false
     private var closes = 2000
@@ -97,7 +108,10 @@ struct ConformanceSettings {
     private(set) var cases: [ConformanceCase] = []
 
     init(_ arguments: [String]) throws(OptionParser.UsageError) {
-        let values = ["role", "case", "closes", "bytes", "run-one"]
+        let values = [
+            "role", "case", "part", "closes", "bytes", "run-one", "pair", "xen-local",
+            "peer-transport",
+        ]
         let flags = ["list", "quiet", "progress", "version"]
         let parser = OptionParser(
             EndOptions.options + values.map { .init(long: $0, takesValue: true) }
@@ -109,9 +123,16 @@ struct ConformanceSettings {
         for (name, value) in taken {
             if try !end.take(name, value) { try take(name, value) }
         }
-        end.transportName = end.transportName ?? (role == nil ? "local" : nil)
+        if pair != nil, role != nil || end.transportName != nil {
+            throw .init("--pair stands for --transport, without --role")
+        }
+        if pair == nil, role == nil { end.transportName = end.transportName ?? "local" }
         allCases = ConformanceCase.all(.init(bytes: bytes, closes: closes))
-        cases = allCases.filter { filter.isEmpty || $0.name.contains(filter) }
+        let rings = areRings
+        let offered = allCases.filter { rings || !$0.needsRings }
+        cases = offered.enumerated().filter { index, one in
+            !one.isOfMany || index % part.count == part.index
+        }.map(\.element).filter { filter.isEmpty || $0.name.contains(filter) }
         if role != nil, end.peer == nil { throw .init("--role needs --domain") }
         if case .one(let number) = mode, number >= allCases.count || role == nil {
             throw .init("--run-one is for this program itself")
@@ -127,6 +148,20 @@ struct ConformanceSettings {
                 throw .init("--role \(value): expected server or client")
             }
             self.role = role
+        case "pair":
+            let names = value.split(separator: "/").map(String.init)
+            guard names.count == 2, Self.pairs.contains(names) else {
+                throw .init("--pair \(value): expected one of \(Self.pairList)")
+            }
+            pair = names
+        case "xen-local": xenLocal = value
+        case "peer-transport": peerTransport = value
+        case "part":
+            let numbers = value.split(separator: "/").map { Int($0) ?? -1 }
+            guard numbers.count == 2, numbers[1] > 0, 0..<numbers[1] ~= numbers[0] else {
+                throw .init("--part \(value): expected two numbers such as 0/8")
+            }
+            part = (numbers[0], numbers[1])
         case "case": filter = value
         case "closes": closes = try Self.number(name, value)
         case "bytes": bytes = try Self.number(name, value)
@@ -151,7 +186,39 @@ struct ConformanceSettings {
     /// Each case has a vchan of its own, so that a late end of one never meets the next.
     func port(of number: Int) -> Port { Port((end.port?.rawValue ?? 1000) + UInt32(number))! }
 
-    var tellsDeath: Bool { end.transportName != "socket" }
+    /// Who can meet whom on one machine.
+    static let pairs = [
+        ["local", "local"], ["local", "libxenvchan"], ["libxenvchan", "local"],
+        ["libxenvchan", "libxenvchan"], ["socket", "socket"],
+    ]
+    private static var pairList: String {
+        pairs.map { $0.joined(separator: "/") }.joined(separator: ", ")
+    }
+
+    /// Whether both sides are rings of this library, so that one can do harm to the other's pages.
+    private var areRings: Bool {
+        let names = [transport(of: .server), transport(of: .client), peerTransport]
+        return !names.contains { $0 == "libxenvchan" || $0 == "socket" }
+    }
+
+    /// The transport of one side; nil is that of this machine.
+    func transport(of role: ConformanceSide.Role) -> String? {
+        guard let pair else { return end.transportName }
+        return role == .server ? pair[0] : pair[1]
+    }
+
+    /// What the C library needs to find the user-space Xen, and who it is there.
+    func childEnvironment(
+        _ role: ConformanceSide.Role, state: String?, own: DomainID?
+    ) -> [String] {
+        guard pair != nil, transport(of: role) == "libxenvchan", let state, let own else {
+            return CurrentProcess.environment
+        }
+        let names = ["LD_LIBRARY_PATH=", "XEN_LOCAL_STATE=", "XEN_LOCAL_DOMID="]
+        return CurrentProcess.environment.filter { entry in
+            !names.contains { entry.hasPrefix($0) }
+        } + [names[0] + xenLocal, names[1] + state, names[2] + "\(own)"]
+    }
 
     /// Arguments by which a child runs one side of one case.
     func childArguments(
@@ -163,9 +230,12 @@ struct ConformanceSettings {
             "\(peer)", "--closes", String(closes), "--bytes", String(bytes), "--port",
             "\(port(of: 0))",
         ]
-        if let name = end.transportName { arguments += ["--transport", name] }
-        if let state { arguments += ["--state", state] }
-        if let own { arguments += ["--own-domain", "\(own)"] }
+        let name = transport(of: role)
+        if let name { arguments += ["--transport", name] }
+        if name != "libxenvchan", name != "xen" {
+            if let state { arguments += ["--state", state] }
+            if let own { arguments += ["--own-domain", "\(own)"] }
+        }
         if showsProgress { arguments.append("--progress") }
         return arguments
     }

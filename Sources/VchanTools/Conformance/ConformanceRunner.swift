@@ -11,12 +11,32 @@ struct ConformanceRunner {
     private var broken = 0
 
     init(_ settings: ConformanceSettings) throws(ConformanceFailure) {
-        self.settings = settings
-        if settings.role == nil, !["local", "socket"].contains(settings.end.transportName) {
+        var settings = settings
+        let names = ["local", "socket"]
+        if let pair = settings.pair {
+            if pair.contains("libxenvchan") {
+                settings.xenLocal = try Self.userSpaceXen(settings.xenLocal)
+            }
+        } else if settings.role == nil, !names.contains(settings.end.transportName ?? "") {
             throw ConformanceFailure(
                 "both sides can run here over local or socket; for another transport start each "
                     + "side in its domain with --role")
         }
+        self.settings = settings
+    }
+
+    private static func userSpaceXen(_ given: String) throws(ConformanceFailure) -> String {
+        var directory = given
+        if directory.isEmpty {
+            let program = FileStatus.linkText("/proc/self/exe") ?? ""
+            directory = program.split(separator: "/").dropLast().map { "/" + $0 }.joined()
+            directory += "/xen-local"
+        }
+        guard PathStatus.exists(directory + "/libxenstore.so.4") else {
+            throw ConformanceFailure(
+                "no user-space Xen in \(directory): run 'make build', or name it by --xen-local")
+        }
+        return directory
     }
 
     mutating func run() throws(ConformanceFailure) -> Int32 {
@@ -60,8 +80,11 @@ struct ConformanceRunner {
         do throws(Errno) {
             statuses = try Self.run(
                 sides.map { role, own, peer in
-                    settings.childArguments(
-                        role, case: number, state: state, own: own, peer: peer)
+                    SpawnRequest(
+                        path: "/proc/self/exe",
+                        arguments: settings.childArguments(
+                            role, case: number, state: state, own: own, peer: peer),
+                        environment: settings.childEnvironment(role, state: state, own: own))
                 })
         } catch {
             throw ConformanceFailure("cannot start a side: \(error)")
@@ -85,7 +108,7 @@ struct ConformanceRunner {
     /// Runs children at the same time.
     ///
     /// - Returns: their exit statuses.
-    private static func run(_ commands: [[String]]) throws(Errno) -> [Int32] {
+    private static func run(_ commands: [SpawnRequest]) throws(Errno) -> [Int32] {
         let first = try start(commands[0])
         guard commands.count > 1 else { return [try first.reap()] }
         let second = try start(commands[1])
@@ -102,9 +125,8 @@ struct ConformanceRunner {
         return [try first.reap(), try second.reap()]
     }
 
-    private static func start(_ arguments: [String]) throws(Errno) -> ChildProcess {
-        var request = SpawnRequest(
-            path: "/proc/self/exe", arguments: arguments, environment: CurrentProcess.environment)
+    private static func start(_ command: SpawnRequest) throws(Errno) -> ChildProcess {
+        var request = command
         request.diesWithParent = true
         return try ChildProcess.spawn(request)
     }

@@ -7,7 +7,7 @@ extension ConformanceCase {
         ringSizes.map { ring in
             let lengths = [0, 1, 8, 64, ring.bytes / 2 - 9, ring.bytes / 2, ring.bytes - 8]
             return ConformanceCase(
-                "frames, ring \(ring.bytes)",
+                "frames, ring \(ring.bytes)", isOfMany: true,
                 server: { side in
                     var channel = try side.open(ring)
                     for length in lengths + lengths.reversed() {

@@ -15,7 +15,7 @@ extension ConformanceCase {
             return chunks.map { chunk in
                 let total = min(extent.bytes, max(4 * size, 5000), 8000 * chunk)
                 return ConformanceCase(
-                    "streams both ways, ring \(size), chunks of \(chunk)",
+                    "streams both ways, ring \(size), chunks of \(chunk)", isOfMany: true,
                     server: { try exchange($0, ring, chunk: chunk, total: total) },
                     client: { try exchange($0, ring, chunk: chunk, total: total) })
             }

@@ -1,0 +1,122 @@
+import CXen
+import Glibc
+import SystemPackage
+
+/// Pages shared by grants: the control page and the rings that have pages of their own, each mapped
+/// by itself (protocol 1.1, 1.2).
+@safe
+struct XenPages {
+    let control: UnsafeMutableRawPointer
+    private(set) var left: UnsafeMutableRawPointer?
+    private(set) var right: UnsafeMutableRawPointer?
+    private let isShared: Bool
+
+    // The offsets of the live bytes that the kernel clears when this process ends (protocol 1.6).
+    private static let serverLive: UInt32 = 21
+    private static let clientLive: UInt32 = 20
+
+    /// A server's pages: shared with the peer, zeroed but for orders and references.
+    ///
+    /// - Parameter reference: set to the control page's grant reference.
+    static func share(
+        with peer: DomainID, orders: RingOrders, events: borrowing XenEventChannel,
+        reference: inout UInt32
+    ) throws(VchanError) -> XenPages {
+        let handle = unsafe try XenDevices.ofThisProcess.sharing()
+        let domain = UInt32(peer.rawValue)
+        func failure(_ pages: Int) -> VchanError {
+            .xen("share \(pages) pages", Errno(rawValue: errno), full: .grants(pages: pages))
+        }
+        guard
+            let control = unsafe xengntshr_share_page_notify(
+                handle, domain, &reference, 1, serverLive, events.port)
+        else { throw failure(1) }
+        unsafe memset(control, 0, RingOrders.pageSize)
+        var pages = unsafe XenPages(control: control, left: nil, right: nil, isShared: true)
+        var references: [UInt32] = []
+        func shareRing(_ count: Int) throws(VchanError) -> UnsafeMutableRawPointer? {
+            guard count > 0 else { return nil }
+            var own = [UInt32](repeating: 0, count: count)
+            // SAFETY: the library writes `count` references into an array of that size.
+            guard
+                let ring = unsafe xengntshr_share_pages(handle, domain, Int32(count), &own, 1)
+            else { throw failure(count) }
+            references += own
+            return unsafe ring
+        }
+        do throws(VchanError) {
+            unsafe pages.left = try shareRing(orders.leftPages)
+            unsafe pages.right = try shareRing(orders.rightPages)
+        } catch {
+            pages.release(orders)
+            throw error
+        }
+        unsafe ControlPage(base: control, role: .server)
+            .initialize(orders: orders, references: references, firstIndex: 0)
+        return pages
+    }
+
+    /// A client's pages: those of a server, after a look at its orders. Both are read once.
+    static func map(
+        of peer: DomainID, reference: UInt32, events: borrowing XenEventChannel,
+        orders: inout RingOrders?
+    ) throws(VchanError) -> XenPages {
+        let handle = unsafe try XenDevices.ofThisProcess.mapping()
+        let domain = UInt32(peer.rawValue)
+        func failure(_ pages: Int) -> VchanError {
+            .xen("map \(pages) pages", Errno(rawValue: errno), full: .mappings(pages: pages, peer))
+        }
+        guard
+            let control = unsafe xengnttab_map_grant_ref_notify(
+                handle, domain, reference, PROT_READ | PROT_WRITE, clientLive, events.port)
+        else { throw failure(1) }
+        var pages = unsafe XenPages(control: control, left: nil, right: nil, isShared: false)
+        var known: RingOrders?
+        do throws(VchanError) {
+            let found = unsafe try RingOrders(
+                left: control.load(fromByteOffset: 16, as: UInt16.self),
+                right: control.load(fromByteOffset: 18, as: UInt16.self))
+            known = found
+            // SAFETY: valid orders have all their references inside the page.
+            var references = (0..<found.leftPages + found.rightPages).map { index in
+                let offset = RingOrders.grantsOffset + 4 * index
+                return unsafe control.load(fromByteOffset: offset, as: UInt32.self)
+            }
+            func mapRing(
+                from start: Int, _ count: Int, _ protection: Int32
+            ) throws(VchanError) -> UnsafeMutableRawPointer? {
+                guard count > 0 else { return nil }
+                // SAFETY: `count` references from `start` on are in the array.
+                let ring = unsafe references.withUnsafeMutableBufferPointer {
+                    unsafe xengnttab_map_domain_grant_refs(
+                        handle, UInt32(count), domain, $0.baseAddress! + start, protection)
+                }
+                guard let ring = unsafe ring else { throw failure(count) }
+                return unsafe ring
+            }
+            unsafe pages.left = try mapRing(from: 0, found.leftPages, PROT_READ | PROT_WRITE)
+            unsafe pages.right = try mapRing(from: found.leftPages, found.rightPages, PROT_READ)
+        } catch {
+            pages.release(known)
+            throw error
+        }
+        orders = known
+        return pages
+    }
+
+    /// The rings first, the control page last: with it goes the live byte.
+    func release(_ orders: RingOrders?) {
+        if let left = unsafe left { unsafe end(left, orders!.leftPages) }
+        if let right = unsafe right { unsafe end(right, orders!.rightPages) }
+        unsafe end(control, 1)
+    }
+
+    // SAFETY: unmapped once, with as many pages as were mapped; the handles outlive all channels.
+    private func end(_ address: UnsafeMutableRawPointer, _ count: Int) {
+        if isShared, let handle = unsafe try? XenDevices.ofThisProcess.sharing() {
+            _ = unsafe xengntshr_unshare(handle, address, UInt32(count))
+        } else if let handle = unsafe try? XenDevices.ofThisProcess.mapping() {
+            _ = unsafe xengnttab_unmap(handle, address, UInt32(count))
+        }
+    }
+}
