@@ -33,7 +33,7 @@ public struct Transport: Sendable {
                 throw .transportUnavailable(name, reason: "\(labRoot) does not exist here")
             }
             return local(root: labRoot)
-        case "socket": return Transport(backend: .stream(try .fromEnvironment()))
+        case "socket": return try socket(directory: nil, ownDomainOrVariable: nil)
         case "xen":
             guard exists("/dev/xen") || exists("/proc/xen") else {
                 throw .transportUnavailable(
@@ -75,6 +75,15 @@ public struct Transport: Sendable {
     /// `VCHAN_SOCKET_DIR` and `VCHAN_DOMAIN`. The number is only claimed: for tests.
     public static func socket(directory: String, ownDomain: DomainID) -> Transport {
         Transport(backend: .stream(StreamPlaces(directory: directory, own: ownDomain)))
+    }
+
+    /// The same where not all is given: the rest comes from `VCHAN_SOCKET_DIR` (else
+    /// `/var/run/vchan`) and `VCHAN_DOMAIN` (else 0).
+    public static func socket(
+        directory: String?, ownDomainOrVariable own: DomainID?
+    ) throws(VchanError) -> Transport {
+        let rest = try StreamPlaces.fromEnvironment(directory: directory, own: own)
+        return Transport(backend: .stream(rest))
     }
 
     /// The number of the domain this program runs in.

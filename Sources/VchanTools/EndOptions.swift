@@ -52,20 +52,33 @@ struct EndOptions {
         return domain
     }
 
-    /// The transport these options ask for: with a state directory and an own number the local and
-    /// the socket one stand alone, without them they are those of this machine.
-    func transport() throws(VchanError) -> Transport {
-        switch (transportName, state, ownDomain) {
-        case (nil, let state?, let own?), ("local", let state?, let own?):
-            return .local(state: state, ownDomain: own)
-        case ("socket", let state?, let own?):
-            return .socket(directory: state, ownDomain: own)
-        case (let name, nil, nil):
-            return try .selected(option: name)
-        default:
-            throw .transportUnavailable(
-                transportName ?? "local",
-                reason: "--state and --own-domain belong together, with local or socket")
+    /// Refuses what can never work together.
+    func check() throws(OptionParser.UsageError) {
+        let known = ["xen", "local", "libxenvchan", "socket"]
+        if let name = transportName, !known.contains(name) {
+            throw .init("--transport \(name): expected xen, local, libxenvchan or socket")
         }
+        switch transportName {
+        case nil, "local":
+            if (state == nil) != (ownDomain == nil) {
+                throw .init("--state and --own-domain belong together")
+            }
+        case "socket": break
+        case let name?:
+            if state != nil || ownDomain != nil {
+                throw .init("--state and --own-domain are not for the transport \(name)")
+            }
+        }
+    }
+
+    /// The transport these options ask for: with a state directory and an own number the local one
+    /// stands alone, without them it is that of this machine. For socket, what is missing comes
+    /// from the environment.
+    func transport() throws(VchanError) -> Transport {
+        if transportName == "socket" {
+            return try .socket(directory: state, ownDomainOrVariable: ownDomain)
+        }
+        guard let state, let ownDomain else { return try .selected(option: transportName) }
+        return .local(state: state, ownDomain: ownDomain)
     }
 }

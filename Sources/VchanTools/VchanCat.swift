@@ -19,7 +19,7 @@ public enum VchanCat {
           --ring BYTES        size of each ring of a listener (default 65536, up to 1048576)
           --timeout SECONDS   wait no longer than this for the peer to join (default: for ever)
           --transport NAME    xen, local, libxenvchan or socket (default: that of this machine)
-          --own-domain N      with --state: act for this domain
+          --own-domain N      with --state, or with socket: act for this domain
           --state DIR         state directory of a lab, or any directory that both ends share
           -h, --help
           --version
@@ -91,6 +91,7 @@ public enum VchanCat {
         if settings.listen == nil { throw .init("--listen or --connect is missing") }
         if settings.end.peer == nil { throw .init("--domain is missing") }
         if settings.end.port == nil { throw .init("--port is missing") }
+        try settings.end.check()
         return settings
     }
 
@@ -106,7 +107,8 @@ public enum VchanCat {
             channel.close()
         } catch {
             streams.restore()
-            throw .vchan(error)
+            // Nothing but the wait for the peer has a deadline.
+            throw error == .timedOut ? .nobodyJoined(seconds: settings.timeout!) : .vchan(error)
         }
         streams.restore()
         if let lost { throw .lost(lost) }
@@ -129,12 +131,14 @@ enum CatError: Error, CustomStringConvertible {
     case streams(Errno)
     case vchan(VchanError)
     case lost(String)
+    case nobodyJoined(seconds: UInt64)
 
     var description: String {
         switch self {
         case .streams(let error): "standard streams: \(error)"
         case .vchan(let error): error.description
         case .lost(let what): what
+        case .nobodyJoined(let seconds): "the peer has not joined within \(seconds) s"
         }
     }
 }

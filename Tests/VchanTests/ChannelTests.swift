@@ -71,6 +71,32 @@ import Testing
         #expect(pair.server.state == .open)
     }
 
+    @Test(arguments: [
+        (1000, 2000), (2048, 1), (0, 1 << 20), (1 << 20, 0), (3000, 100_000), (1 << 20, 1 << 20),
+    ])
+    func eachDirectionHasItsOwnSizeOfRing(read: Int, write: Int) throws {
+        let meeting = Meeting()
+        let sizes = (RingSize(atLeast: read)!, RingSize(atLeast: write)!)
+        var pair = try meeting.pair(RingOrders(read: sizes.0, write: sizes.1))
+        #expect(pair.server.readCapacity >= read && pair.server.writeCapacity >= write)
+        #expect(pair.client.writeCapacity == pair.server.readCapacity)
+        #expect(pair.client.readCapacity == pair.server.writeCapacity)
+        func fill(_ from: inout Channel, _ to: inout Channel) throws {
+            let bytes = pattern(count: from.writeCapacity)
+            #expect(try from.write(bytes.span) == bytes.count)
+            #expect(try from.write(bytes.span) == 0)
+            try from.flush()
+            var got: [UInt8] = []
+            #expect(try to.receive(into: &got, count: .max) == bytes.count)
+            #expect(got == bytes)
+            try to.flush()
+        }
+        for _ in 0..<2 {
+            try fill(&pair.server, &pair.client)
+            try fill(&pair.client, &pair.server)
+        }
+    }
+
     @Test func aFrameThatDoesNotFitNowIsNotWrittenInPart() throws {
         let meeting = Meeting()
         var pair = try meeting.pair()

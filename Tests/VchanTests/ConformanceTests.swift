@@ -50,6 +50,17 @@ import VchanTools
         #expect(ConformanceProgram.run(arguments: arguments) == 1)
     }
 
+    @Test(arguments: [
+        ["--listen"], ["--listen", "--connect"], ["--domain", "99999"], ["--ring", "2000000"],
+        ["--transport", "carrier-pigeon"], ["--state", "/tmp"], ["--own-domain", "3"],
+        ["--transport", "xen", "--state", "/tmp", "--own-domain", "3"], ["more"],
+    ])
+    func vchanCatTellsWrongUsageApart(extra: [String]) {
+        let enough = ["--listen", "--domain", "1", "--port", "2"]
+        let arguments = extra.first == "--listen" ? extra : enough + extra
+        #expect(VchanCat.run(arguments: ["vchan-cat"] + arguments) == 2)
+    }
+
     @Test func wrongUsageIsToldApart() {
         for bad in [["--role", "queen"], ["--closes", "-1"], ["x"], ["--role", "server"]] {
             #expect(ConformanceProgram.run(arguments: ["vchan-conformance"] + bad) == 2)

@@ -90,6 +90,25 @@ import VchanTools
         }
     }
 
+    @Test func nobodyWaitsForMoreThanTheRingHolds() throws {
+        let meeting = Meeting()
+        var pair = try meeting.pair()
+        let error = VchanError.tooLarge(bytes: 4097, ring: 4096)
+        #expect(throws: error) { _ = try pair.server.waitForData(atLeast: 4097, deadline: soon()) }
+        #expect(throws: error) { _ = try pair.server.waitForSpace(atLeast: 4097, deadline: soon()) }
+        #expect(pair.server.state == .open)
+    }
+
+    @Test func aStormOfWakeUpsDoesNotOutlastADeadline() throws {
+        let meeting = Meeting()
+        var pair = try meeting.pair()
+        pair.client.storm(100_000)
+        #expect(throws: VchanError.timedOut) {
+            _ = try pair.server.waitForData(deadline: CurrentProcess.now + 20_000_000)
+        }
+        #expect(pair.server.state == .open)
+    }
+
     @Test func unknownNotifyBitsAreLeftAlone() throws {
         let meeting = Meeting()
         var pair = try meeting.pair()

@@ -6,14 +6,18 @@ struct StreamPlaces: Sendable {
     let directory: String
     let own: DomainID
 
-    /// From `VCHAN_SOCKET_DIR` and `VCHAN_DOMAIN`.
-    static func fromEnvironment() throws(VchanError) -> StreamPlaces {
+    /// From `VCHAN_SOCKET_DIR` and `VCHAN_DOMAIN`, as far as it is not given.
+    static func fromEnvironment(
+        directory: String?, own: DomainID?
+    ) throws(VchanError) -> StreamPlaces {
+        let directory =
+            directory ?? CurrentProcess.variable("VCHAN_SOCKET_DIR") ?? "/var/run/vchan"
+        if let own { return StreamPlaces(directory: directory, own: own) }
         let text = CurrentProcess.variable("VCHAN_DOMAIN") ?? "0"
         guard let number = parseDecimal(text[...], maximum: .max), let own = DomainID(number) else {
             throw .noIdentity(
                 path: "VCHAN_DOMAIN", reason: "'\(text)' is no number of 0 to 32751")
         }
-        let directory = CurrentProcess.variable("VCHAN_SOCKET_DIR") ?? "/var/run/vchan"
         return StreamPlaces(directory: directory, own: own)
     }
 

@@ -134,6 +134,7 @@ struct ConformanceSettings {
             !one.isOfMany || index % part.count == part.index
         }.map(\.element).filter { filter.isEmpty || $0.name.contains(filter) }
         if role != nil, end.peer == nil { throw .init("--role needs --domain") }
+        if role != nil { try end.check() }
         if case .one(let number) = mode, number >= allCases.count || role == nil {
             throw .init("--run-one is for this program itself")
         }
