@@ -60,6 +60,7 @@ int cs_block_signals(const int *signals, size_t count) {
 
 int cs_ignore_signal(int signal) {
     struct sigaction action = {.sa_handler = SIG_IGN};
+    cs_note_changed_signal(signal);
     return sigaction(signal, &action, NULL);
 }
 

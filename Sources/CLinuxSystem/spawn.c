@@ -59,17 +59,34 @@ static int arrange_descriptors(const struct cs_spawn_request *r) {
     return (int)syscall(SYS_close_range, r->fd_count, ~0U, 0);
 }
 
+// Signals that this process handles or ignores, bit by bit: asked once, because asking for all of them
+// at each start is most of the calls that a start makes. What is changed later goes through
+// cs_ignore_signal, which adds to it.
+static uint64_t changed_signals;
+static int asked;
+
+void cs_note_changed_signal(int number) {
+    __atomic_fetch_or(&changed_signals, UINT64_C(1) << (number - 1), __ATOMIC_RELAXED);
+}
+
+static void ask_signals(void) {
+    if (__atomic_load_n(&asked, __ATOMIC_ACQUIRE)) return;
+    for (int number = 1; number < NSIG; number++) {
+        struct sigaction now;
+        if (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_DFL)
+            cs_note_changed_signal(number);
+    }
+    __atomic_store_n(&asked, 1, __ATOMIC_RELEASE);
+}
+
 static int child_main(void *argument) {
     struct child *child = argument;
     const struct cs_spawn_request *r = child->request;
 
     // Handlers point into the parent's program; ignored signals (SIGPIPE) go back to default too.
     struct sigaction standard = {.sa_handler = SIG_DFL};
-    for (int s = 1; s < NSIG; s++) {
-        struct sigaction now;
-        if (sigaction(s, NULL, &now) == 0 && now.sa_handler != SIG_DFL)
-            sigaction(s, &standard, NULL);
-    }
+    for (int number = 1; number < NSIG; number++)
+        if (changed_signals >> (number - 1) & 1) sigaction(number, &standard, NULL);
     if (r->new_session && setsid() < 0) goto fail;
     if (arrange_descriptors(r) < 0) goto fail;
     if (r->controlling_terminal >= 0 && ioctl(r->controlling_terminal, TIOCSCTTY, 0) < 0) goto fail;
@@ -94,6 +111,7 @@ pid_t cs_spawn(const struct cs_spawn_request *request, int *pidfd) {
         errno = EINVAL;
         return -1;
     }
+    ask_signals();
     // No signal handler of the parent may run in the child while both share the memory.
     sigset_t all, before;
     sigfillset(&all);

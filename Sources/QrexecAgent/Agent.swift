@@ -67,9 +67,8 @@ final class Agent {
             let size = RingSize(atLeast: Limits.controlRing)!
             let channel = try transport.listen(
                 for: .dom0, port: Port(Limits.controlPort)!, read: size, write: size)
-            let link = ControlLink(loop: loop, channel: channel) {
-                (type, length) throws(ProtocolError) in try Agent.checkLength(type, length)
-            }
+            let link = ControlLink(
+                loop: loop, channel: channel, checkLength: MessagesFromDom0.checkLength)
             link.onOpen = { [unowned self] in
                 self.link?.send(.hello, Hello(version: .ours).body)
             }
@@ -81,22 +80,6 @@ final class Agent {
             log.error("the control channel cannot be served", ["reason": error.description])
             link = nil
             loop.schedule(after: Self.retryTime) { [unowned self] in self.serve() }
-        }
-    }
-
-    private static func checkLength(_ type: MessageType, _ length: Int) throws(ProtocolError) {
-        let allowed: ClosedRange<Int>
-        switch type {
-        case .hello: allowed = Hello.size...Hello.size
-        case .execCommandLine, .justExec:
-            allowed = (ConnectParameters.size + 1)...Limits.localBody
-        case .serviceConnect: allowed = ServiceConnect.size...ServiceConnect.size
-        case .serviceRefused: allowed = RequestIdent.size...RequestIdent.size
-        default: throw .unexpectedType(type, state: "from dom0")
-        }
-        guard allowed.contains(length) else {
-            throw .badLength(
-                type, length: length, expected: "\(allowed.lowerBound) to \(allowed.upperBound)")
         }
     }
 

@@ -28,6 +28,19 @@ let package = Package(
             ],
             swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
         .executableTarget(
+            name: "fuzz-messages",
+            dependencies: [.product(name: "QrexecProtocol", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-data-session",
+            dependencies: [
+                .product(name: "LinuxSystem", package: "swift-qrexec"),
+                .product(name: "QrexecProtocol", package: "swift-qrexec"),
+                .product(name: "QrexecRuntime", package: "swift-qrexec"),
+                .product(name: "Vchan", package: "swift-qrexec"),
+            ],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
             name: "fuzz-vchan",
             dependencies: [.product(name: "VchanTools", package: "swift-qrexec")],
             swiftSettings: [.unsafeFlags(["-parse-as-library"])]),

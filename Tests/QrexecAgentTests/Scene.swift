@@ -12,6 +12,26 @@ let builtPrograms: String? = {
     return places.compactMap(\.self).first { FileStatus.isExecutable($0 + "/qrexec-vm") }
 }()
 
+/// The programs where an ordinary user can run them too: the checkout may be readable by root only.
+/// Copied before anything is started, as a file that is open for writing anywhere cannot be run.
+private let sharedPrograms: String = {
+    guard let built = builtPrograms else { return "" }
+    guard CurrentProcess.effectiveUser == 0 else { return built }
+    try? PathStatus.removeTree(copiesPath)
+    try? PathStatus.makeDirectory(copiesPath, mode: 0o755)
+    atexit { try? PathStatus.removeTree(copiesPath) }
+    for name in programFiles { try? copyProgram("\(built)/\(name)", to: "\(copiesPath)/\(name)") }
+    return copiesPath
+}()
+private let copiesPath = "/tmp/qrexec-agent-programs.\(CurrentProcess.id)"
+private let programFiles = ["qrexec-vm", "qrexec-pam-session", "qrexec-client-vm"]
+
+private func copyProgram(_ from: String, to: String) throws {
+    let source = try Descriptor.open(from, O_RDONLY)
+    let target = try Descriptor.open(to, O_WRONLY | O_CREAT, mode: 0o755)
+    try target.writeAll(try source.readAll(limit: 1 << 30))
+}
+
 /// A program that was started; killed by its pid if it still runs at the end.
 final class Running {
     let pid: Int32
@@ -76,25 +96,13 @@ class Scene {
         }
         try FileStatus.makeLink("\(path)/local-config", to: "config")
         try PathStatus.changeMode(path, 0o777)
-        let programs = try #require(builtPrograms, "run 'make build' first")
-        for file in ["qrexec-vm", "qrexec-pam-session", "qrexec-client-vm"]
-        where FileStatus.isExecutable("\(programs)/\(file)") {
-            if isRoot {
-                try copyProgram("\(programs)/\(file)", to: "\(path)/bin/\(file)")
-            } else {
-                try FileStatus.makeLink("\(path)/bin/\(file)", to: "\(programs)/\(file)")
-            }
+        _ = try #require(builtPrograms, "run 'make build' first")
+        for file in programFiles {
+            try FileStatus.makeLink("\(path)/bin/\(file)", to: "\(sharedPrograms)/\(file)")
         }
-        for tool in ["qrexec-agent", "qrexec-client-vm", "qrexec-fork-server"]
-        where !PathStatus.exists("\(path)/bin/\(tool)") {
+        for tool in ["qrexec-agent", "qrexec-fork-server"] {
             try FileStatus.makeLink("\(path)/bin/\(tool)", to: "qrexec-vm")
         }
-    }
-
-    private func copyProgram(_ from: String, to: String) throws {
-        let source = try Descriptor.open(from, O_RDONLY)
-        let target = try Descriptor.open(to, O_WRONLY | O_CREAT, mode: 0o755)
-        try target.writeAll(try source.readAll(limit: 1 << 30))
     }
 
     var environment: [String] {

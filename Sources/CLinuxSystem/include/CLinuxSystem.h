@@ -87,6 +87,8 @@ int cs_signalfd(const int *signals, size_t count);
 /// Blocks these signals for this thread and its children until they execute something.
 int cs_block_signals(const int *signals, size_t count);
 int cs_ignore_signal(int signal);
+/// To be told of every signal whose action this process changes: children get the default back.
+void cs_note_changed_signal(int number);
 int cs_default_signal(int signal);
 /// Ends this process by a signal with its default action.
 _Noreturn void cs_die_of_signal(int signal);
