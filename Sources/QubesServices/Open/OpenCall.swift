@@ -44,15 +44,22 @@ struct OpenCall {
         let request = OpenRequest(name: place.name, isViewOnly: isViewOnly)
         var taken: UInt64 = 0
         return try call { call throws(CarrierFailure) in
-            try call.write(request.encoded.span)
-            var buffer = [UInt8](repeating: 0, count: 128 * 1024)
+            // The name and a small file go together.
+            var buffer = request.encoded + [UInt8](repeating: 0, count: 128 * 1024)
+            var filled = OpenRequest.length
             while true {
                 let got: Int
-                do throws(Errno) { got = try file.descriptor.read(into: &buffer) } catch {
+                do throws(Errno) {
+                    got = try file.descriptor.read(
+                        into: &buffer, at: filled, count: buffer.count - filled)
+                } catch {
                     throw .failed("\(displayable(shown)): \(error.message)")
                 }
+                filled += got
+                if got > 0 && filled < buffer.count { continue }
+                try call.write(buffer.span.extracting(..<filled))
                 if got == 0 { return }
-                try call.write(buffer.span.extracting(..<got))
+                filled = 0
             }
         } sink: { bytes throws(Errno) in
             guard let into else { return }
