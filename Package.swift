@@ -53,8 +53,8 @@ let package = Package(
     targets: [
         .target(name: "CLinuxSystem"),
         .target(name: "LinuxSystem", dependencies: ["CLinuxSystem", system], swiftSettings: ours),
-        .systemLibrary(
-            name: "CXen", pkgConfig: "xenevtchn", providers: [.apt(["libxen-dev"])]),
+        // Without pkg-config, which would link the shared libraries too.
+        .systemLibrary(name: "CXen", providers: [.apt(["libxen-dev"])]),
         .target(
             name: "Vchan", dependencies: ["CLinuxSystem", "CXen", "LinuxSystem", system],
             swiftSettings: ours, linkerSettings: xenLibraries),

@@ -7,7 +7,7 @@ start_agent() {
 }
 
 start_dom0() {
-    mkdir -p /etc/qubes/policy.d /etc/qubes-rpc /run/qubes /var/lib/qubes-xl
+    mkdir -p /etc/qubes/policy.d /run/qubes/policy.d /etc/qubes-rpc /var/lib/qubes-xl
     cat > /etc/qubes/policy.d/30-test.policy <<'RULES'
 test.Echo    *  domu1   domu2    allow
 test.Stream  *  domu1   domu2    allow
