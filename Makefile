@@ -6,13 +6,15 @@ SWIFT ?= swift
 # Static programs need --disable-local-rpath; one build serves static and shared ones.
 RELEASE = -c release --static-swift-stdlib --disable-local-rpath
 OUTPUT = .build/release
+# Of make install: what this machine is (dom0, vm: a qube, lab: programs only), and where.
+ROLE ?= lab
 DESTDIR ?=
-LIBDIR = /usr/lib/qubes
-BINDIR = /usr/bin
-SHAREDIR = /usr/share/swift-qrexec
+PREFIX ?= /usr
+FORCE ?=
 
 .PHONY: help build demo test test-unit test-end-to-end test-models lint format bench bench-calls \
-	bench-xen test-xen fuzz soak install uninstall clean packages programs prompt-window
+	bench-xen test-xen fuzz soak install uninstall clean packages programs prompt-window \
+	test-install
 
 help:
 	@echo 'make demo        a lab of qubes on this machine: an allowed and a denied call'
@@ -25,7 +27,7 @@ help:
 	@echo 'make bench-xen   the ring against the C library on that Xen'
 	@echo 'make fuzz        all fuzzers (SECONDS=N each)'
 	@echo 'make soak        a million closes of a vchan by either side, none of which may lose a byte'
-	@echo 'make install     DESTDIR=…   make uninstall DESTDIR=…'
+	@echo 'make install     ROLE=dom0 or ROLE=vm (a qube), DESTDIR=…; make uninstall DESTDIR=…'
 	@echo 'make clean'
 
 packages:
@@ -73,10 +75,13 @@ soak: build
 	@.build/bin/vchan-conformance --progress --case closes --closes $(or $(CLOSES),1000000)
 
 install: build
-	@.ci/install "$(DESTDIR)" install
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" FORCE="$(FORCE)" .ci/install install "$(ROLE)"
 
 uninstall:
-	@.ci/install "$(DESTDIR)" uninstall
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" .ci/install uninstall
+
+test-install:
+	@.ci/test-install
 
 clean:
 	rm -rf .build

@@ -208,7 +208,9 @@ let package = Package(
             swiftSettings: ours),
         .testTarget(
             name: "XenHostTests",
-            dependencies: ["XenHost", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system],
+            dependencies: [
+                "XenHost", "qubes-xl", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system,
+            ],
             exclude: ["stand-in-xl", "stand-in-daemon"], swiftSettings: ours),
         .testTarget(
             name: "PolicyServiceTests",

@@ -82,9 +82,8 @@ final class HostUnderTest {
     ) -> XenQubeManager {
         var log = Log(program: "test")
         log.threshold = .error
-        var daemon = DaemonSpawner.Options()
-        daemon.program = "\(path)/qrexec-daemon"
-        daemon.socketDirectory = "\(path)/sockets"
+        let daemon = DaemonSpawner.Options(
+            program: "\(path)/qrexec-daemon", socketDirectory: "\(path)/sockets")
         return XenQubeManager(
             loop: loop, settings: settings, watch: FrequentWatch(loop: loop),
             daemons: DaemonSpawner(loop: loop, options: daemon, log: log), log: log,

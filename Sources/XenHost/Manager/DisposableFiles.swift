@@ -44,7 +44,8 @@ struct Requester: Equatable {
             return false
         }
         let name = String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-        let programs: [Substring] = ["qrexec-daemon", "qrexec-dispatcher", "qrexec-starter"]
+        // Confined daemons have the policy service ask.
+        let programs: [Substring] = ["qrexec-daemon", "qrexec-policy-daemon"]
         return programs.contains(name.split(separator: "/").last ?? "")
     }
 }

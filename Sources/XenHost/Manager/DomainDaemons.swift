@@ -25,12 +25,12 @@ protocol DomainDaemons: AnyObject {
     func stop()
 }
 
-/// Starts `qrexec-daemon` for each domain, again when it ends.
+/// Starts `qrexec-daemon`, or the program that confines one, for each domain, again when it ends.
 final class DaemonSpawner: DomainDaemons {
     struct Options {
-        var program = "/usr/lib/qubes/qrexec-daemon"
+        var program: String
         /// Where daemons have their sockets.
-        var socketDirectory = "/run/qubes"
+        var socketDirectory: String
         /// Whom they run as; nil for this process's user.
         var user: UserIdentity?
     }
@@ -83,7 +83,7 @@ final class DaemonSpawner: DomainDaemons {
             var request = SpawnRequest(
                 path: options.program,
                 arguments: [
-                    "qrexec-daemon", "--direct", "--socket-dir=\(options.socketDirectory)",
+                    options.program, "--direct", "--socket-dir=\(options.socketDirectory)",
                     "-u", domain.uuid, "--", String(domain.id), domain.name, domain.defaultUser,
                 ], environment: CurrentProcess.environment)
             request.descriptors = [null.number, 2, 2]
@@ -165,6 +165,14 @@ final class DaemonSpawner: DomainDaemons {
     func stop() {
         for daemon in daemons.values { end(daemon) }
         daemons = [:]
+    }
+
+    /// Beside this program; the one that confines daemons where there is one.
+    static var standardProgram: String {
+        let own = FileStatus.linkText("/proc/self/exe") ?? "/usr/lib/qubes/"
+        let directory = own[..<(own.lastIndex(of: "/") ?? own.startIndex)]
+        let starter = "\(directory)/qrexec-daemon-starter"
+        return FileStatus.isExecutable(starter) ? starter : "\(directory)/qrexec-daemon"
     }
 
     /// The first member of the group `qubes`, as whom dom0's services run too; nil when there is

@@ -17,9 +17,11 @@ public enum ManagerProgram {
           --config=FILE          the qubes (default \(HostSettings.standardPath))
           --check                only look for mistakes in FILE
           --socket-dir=DIR       where qubesd.sock and qubesd.internal.sock are made (/run)
-          --daemon=PROGRAM       qrexec-daemon (/usr/lib/qubes/qrexec-daemon)
+          --daemon=PROGRAM       stands for a qube that runs (qrexec-daemon-starter beside this
+                                 program, which confines qrexec-daemon; else that)
           --daemon-socket-dir=DIR  where daemons have their sockets (/run/qubes)
-          --user=USER            whom daemons run as; as root, else the first member of group qubes
+          --user=USER            whom PROGRAM runs as; a starter, root; else, as root, the first
+                                 member of group qubes
           --store-watch=PROGRAM  xenstore-watch (/usr/bin/xenstore-watch)
           -q, --quiet            warnings and errors only
           -h, --help
@@ -35,7 +37,8 @@ public enum ManagerProgram {
         var configuration = HostSettings.standardPath
         var onlyChecks = false
         var socketDirectory = "/run"
-        var daemon = DaemonSpawner.Options()
+        var daemon: String?
+        var daemonSocketDirectory = "/run/qubes"
         var user: String?
         var storeWatch = "/usr/bin/xenstore-watch"
         var quiet = false
@@ -82,8 +85,8 @@ public enum ManagerProgram {
             case "config": result.configuration = value
             case "check": result.onlyChecks = true
             case "socket-dir": result.socketDirectory = value
-            case "daemon": result.daemon.program = value
-            case "daemon-socket-dir": result.daemon.socketDirectory = value
+            case "daemon": result.daemon = value
+            case "daemon-socket-dir": result.daemonSocketDirectory = value
             case "user": result.user = value
             case "store-watch": result.storeWatch = value
             case "quiet": result.quiet = true
@@ -113,14 +116,22 @@ public enum ManagerProgram {
         }
     }
 
-    private static func identity(_ arguments: Arguments) throws(HostProblem) -> UserIdentity? {
+    private static func daemon(
+        _ arguments: Arguments
+    ) throws(HostProblem) -> DaemonSpawner.Options {
+        var options = DaemonSpawner.Options(
+            program: arguments.daemon ?? DaemonSpawner.standardProgram,
+            socketDirectory: arguments.daemonSocketDirectory)
         if let name = arguments.user {
             guard let account = UserAccount.named(name) else {
                 throw HostProblem("there is no user '\(name)'")
             }
-            return account.identity
+            options.user = account.identity
+        } else if CurrentProcess.effectiveUser == 0, !options.program.hasSuffix("-starter") {
+            // A starter opens what a daemon is given, and gives up the rest itself.
+            options.user = DaemonSpawner.standardUser?.identity
         }
-        return CurrentProcess.effectiveUser == 0 ? DaemonSpawner.standardUser?.identity : nil
+        return options
     }
 
     private static func serve(_ arguments: Arguments) throws(HostProblem) -> Int32 {
@@ -134,8 +145,7 @@ public enum ManagerProgram {
                 "cannot execute \(settings.xl): is this dom0 of a Xen host? (Debian: apt-get "
                     + "install xen-system-amd64, and boot Xen)")
         }
-        var daemon = arguments.daemon
-        daemon.user = try identity(arguments)
+        let daemon = try daemon(arguments)
         let result: Result<Void, HostProblem>
         do throws(Errno) {
             let loop = try EventLoop()
@@ -172,6 +182,7 @@ public enum ManagerProgram {
             do throws(HostProblem) {
                 try sockets.open(server)
                 log.info("ready", ["qubes": String(manager.qubes.count - 1)])
+                LinuxSystem.ServiceManager.tell("READY=1")
             } catch {
                 result = .failure(error)
                 loop.stop()
