@@ -1,6 +1,6 @@
 import Glibc
 import LinuxSystem
-import QrexecAgent
+import QrexecClient
 import QrexecProtocol
 import SystemPackage
 
