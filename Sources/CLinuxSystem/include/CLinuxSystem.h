@@ -146,4 +146,7 @@ int cs_pin(int core);
 /// Sends one datagram to a Unix socket; a path that begins with `@` is an abstract name.
 int cs_send_datagram(const char *path, const char *text);
 
+/// Listens on a port of the IPv4 loopback address, close-on-exec.
+int cs_tcp_listen(uint16_t port);
+
 #endif
