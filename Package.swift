@@ -111,7 +111,7 @@ let package = Package(
                 ])
             ]),
         .executableTarget(
-            name: "qrexec-dom0", dependencies: ["QrexecDom0"],
+            name: "qrexec-dom0", dependencies: ["QrexecDom0", "QubesServices"],
             swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
             name: "vchan-tools", dependencies: ["VchanTools", "QrexecRuntime"],

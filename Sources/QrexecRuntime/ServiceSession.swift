@@ -286,7 +286,10 @@ public final class ServiceSession {
 
     private func sourceEnded(_ type: MessageType) {
         openSources.remove(type.rawValue)
-        if type == .dataStdout, config.exitOnServiceEOF, child == nil { status = 0 }
+        // One that could not be started has its status already.
+        if type == .dataStdout, config.exitOnServiceEOF, child == nil, status == nil {
+            status = 0
+        }
         finishIfOver()
     }
 

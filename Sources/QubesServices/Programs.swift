@@ -14,12 +14,11 @@ enum Programs {
         }
     }
 
-    /// `qrexec-client-vm`: where it is installed, next to this program, or in PATH.
-    static func client() throws(FileProblem) -> String {
-        let name = "qrexec-client-vm"
+    /// `qrexec-client-vm`, or dom0's `qrexec-client`: where it is installed, next to this program,
+    /// or in PATH.
+    static func client(_ name: String = "qrexec-client-vm") throws(FileProblem) -> String {
         if let place = installed(name) ?? find(name) { return place }
-        let text =
-            "not found in \(installedPlace), next to this program or in PATH; install the agent"
+        let text = "not found in \(installedPlace), next to this program or in PATH; install it"
         throw FileProblem(Array(name.utf8), text)
     }
 

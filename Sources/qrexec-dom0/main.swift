@@ -1,6 +1,7 @@
 import LinuxSystem
 import QrexecDom0
 import QrexecRuntime
+import QubesServices
 
 var tools: [String: MultiCall.Tool] = [
     "qrexec-client": ClientProgram.run,
@@ -11,6 +12,7 @@ var tools: [String: MultiCall.Tool] = [
     "qrexec-policy-agent": PromptAgentProgram.run,
     "qubes-policy-admin": PolicyAdminProgram.run,
 ]
+tools.merge(ServiceTools.dom0) { tool, _ in tool }
 for service in PolicyAdminProgram.services { tools[service] = PolicyAdminProgram.run }
 
 MultiCall(program: "qrexec-dom0", tools: tools).run()

@@ -159,4 +159,7 @@ int cs_epoll_ready(int epoll, int milliseconds);
 /// Readable again and again; 0 stops it.
 int cs_timer_repeat(int timer, long nanoseconds);
 
+/// Listens on a port of the IPv4 loopback address, close-on-exec.
+int cs_tcp_listen(uint16_t port);
+
 #endif

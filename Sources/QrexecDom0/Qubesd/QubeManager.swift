@@ -150,6 +150,20 @@ public protocol QubeManager: AnyObject {
         _ request: DisposableRequest,
         completion: @escaping (Result<QubeRecord, QubesdError>) -> Void)
 
+    /// Sets a feature of a qube.
+    func setFeature(_ key: String, to value: String, of name: String) throws(QubesdError)
+
     /// Called with each event from now on; set by the server.
     var onEvent: ((QubeEvent) -> Void)? { get set }
+}
+
+extension QubeManager {
+    /// A manager whose qubes' features come from a file alone.
+    public func setFeature(
+        _ key: String, to value: String, of name: String
+    ) throws(QubesdError) {
+        throw QubesdError(
+            type: "QubesNoSuchMethodError",
+            message: "The features of \(name) are set in this manager's configuration")
+    }
 }

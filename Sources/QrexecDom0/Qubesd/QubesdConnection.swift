@@ -124,6 +124,11 @@ final class QubesdConnection {
             manager.kill(try server.qube(request.destination).name, completion: done)
         case "admin.vm.CreateDisposable":
             createDisposable(request)
+        case "admin.vm.feature.Set":
+            let value = String(decoding: request.payload, as: UTF8.self)
+            try manager.setFeature(
+                request.argument, to: value, of: server.qube(request.destination).name)
+            answer(.ok([]))
         case "admin.Events":
             let qube = try server.qube(request.destination)
             listen(subject: qube.type == .admin ? nil : qube.name)
