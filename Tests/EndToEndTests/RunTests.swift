@@ -165,7 +165,8 @@ extension EndToEnd {
             let user = try qvmRun("-p", "-u", Lab.administrator, "work", "id -un")
             #expect(user.text == "\(Lab.administrator)\n")
             let local = try qvmRun(
-                "-p", "--localcmd", "cat > /tmp/local; echo sent", "work", "cat; echo from work")
+                "-p", "--localcmd", "echo sent; exec >&-; cat > /tmp/local", "work",
+                "cat; echo from work")
             #expect(local.status == 0)
             #expect(try lab.script("dom0", "cat /tmp/local").text == "sent\nfrom work\n")
             #expect(try qvmRun("--no-gui", "-p", "work", "echo x").text == "x\n")
