@@ -1,6 +1,10 @@
 #!/bin/sh
 # In a domU: some services, and the agent.
+ln -sfn /run /var/run
 mkdir -p /etc/qubes-rpc /run/qubes
+mkdir -p /etc/pam.d
+for kind in auth account session; do echo "$kind required /payload/pam_permit.so"; done \
+    > /etc/pam.d/qrexec
 service() { cat > "/etc/qubes-rpc/$1"; chmod 755 "/etc/qubes-rpc/$1"; }
 service test.Echo <<'S'
 #!/bin/sh

@@ -23,10 +23,15 @@ RULES
             printf '[qubes.%s]\nlabel = "blue"\nxl = "/etc/xen/%s.cfg"\n' "$name" "$name"
         done
     } > /etc/qubes/xl.toml
-    ./qrexec-policy-daemon > /out/policy-daemon.log 2>&1 & policy=$!
     ./qubes-xl-manager --user root --daemon /payload/qrexec-daemon \
         --store-watch "$(command -v xenstore-watch)" > /out/manager.log 2>&1 & manager=$!
     local tries=0
+    until [ -S /run/qubesd.sock ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 120 ] || return 1
+        sleep 0.5
+    done
+    ./qrexec-policy-daemon > /out/policy-daemon.log 2>&1 & policy=$!
     # The daemons' sockets are there when their agents are connected.
     until [ -S /run/qubes/qrexec.domu1 ] && [ -S /run/qubes/qrexec.domu2 ]; do
         tries=$((tries + 1))
@@ -69,7 +74,10 @@ group_calls() {
     if grep -q 'test.Echo.*30-test.policy' /out/policy-daemon.log; then
         result calls 'the log names service and rule' ok
     else
-        result calls 'the log names service and rule' failed "$(tail -3 /out/policy-daemon.log)"
+        result calls 'the log names service and rule' failed \
+            "$(tail -n 1 /out/policy-daemon.log)"
     fi
+    ask domu2 'cat /tmp/agent.log'
+    answer domu2 "$number"
     kill "$manager" "$policy"
 }
