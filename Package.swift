@@ -232,6 +232,10 @@ let package = Package(
                 "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", "receiver-probe", system,
             ],
             exclude: ["Resources"], swiftSettings: tests),
+        // Stands in the place of a confined daemon, for the tests.
+        .executableTarget(
+            name: "hostile-daemon", dependencies: ["LinuxSystem", system],
+            path: "Tests/HostileDaemon", swiftSettings: tests, linkerSettings: staticPIE),
         // The built programs of dom0, driven from outside: `make build` comes first.
         .testTarget(
             name: "Dom0ProgramTests", dependencies: ["LinuxSystem", "QrexecProtocol", system],

@@ -44,19 +44,23 @@ static int change_user(const struct cs_spawn_request *r) {
 }
 
 // Moves the sources out of the way first, so that no assignment overwrites a later source.
-static int arrange_descriptors(const struct cs_spawn_request *r) {
+int cs_arrange_descriptors(const int *fds, int count) {
     int moved[max_child_descriptors];
-    for (int i = 0; i < r->fd_count; i++) {
+    if (count < 0 || count > max_child_descriptors) {
+        errno = EINVAL;
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
         moved[i] = -1;
-        if (r->fds[i] < 0) continue;
-        moved[i] = fcntl(r->fds[i], F_DUPFD, r->fd_count);
+        if (fds[i] < 0) continue;
+        moved[i] = fcntl(fds[i], F_DUPFD, count);
         if (moved[i] < 0) return -1;
     }
-    for (int i = 0; i < r->fd_count; i++) {
+    for (int i = 0; i < count; i++) {
         if (moved[i] < 0) close(i);
         else if (dup2(moved[i], i) < 0) return -1;
     }
-    return (int)syscall(SYS_close_range, r->fd_count, ~0U, 0);
+    return (int)syscall(SYS_close_range, count, ~0U, 0);
 }
 
 // Signals that this process handles or ignores, bit by bit: asked once, because asking for all of them
@@ -88,7 +92,7 @@ static int child_main(void *argument) {
     for (int number = 1; number < NSIG; number++)
         if (changed_signals >> (number - 1) & 1) sigaction(number, &standard, NULL);
     if (r->new_session && setsid() < 0) goto fail;
-    if (arrange_descriptors(r) < 0) goto fail;
+    if (cs_arrange_descriptors(r->fds, r->fd_count) < 0) goto fail;
     if (r->controlling_terminal >= 0 && ioctl(r->controlling_terminal, TIOCSCTTY, 0) < 0) goto fail;
     if (r->change_user && change_user(r) < 0) goto fail;
     if (r->directory && chdir(r->directory) < 0 && !r->directory_is_optional) goto fail;

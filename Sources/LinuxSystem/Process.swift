@@ -78,9 +78,22 @@ public enum CurrentProcess {
 
     /// The whole environment as `NAME=value` entries.
     public static var environment: [String] {
-        var entries: [String] = []
         // SAFETY: the environment is NULL-terminated, and our programs never change it.
-        var next = unsafe cs_environment()
+        unsafe strings(cs_environment())
+    }
+
+    /// The program's arguments, its own name first; no file is opened for them.
+    public static var arguments: [String] {
+        // SAFETY: the C library hands over a NULL-terminated list that lives as long as the process.
+        unsafe strings(cs_arguments())
+    }
+
+    private static func strings(
+        _ list: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
+    ) -> [String] {
+        var entries: [String] = []
+        // SAFETY: the callers' lists are NULL-terminated.
+        var next = unsafe list
         while let entry = unsafe next?.pointee {
             unsafe entries.append(String(cString: entry))
             unsafe next = next?.advanced(by: 1)

@@ -32,6 +32,7 @@ public final class ControlLink {
     private var chunk: [UInt8] = []
     private var isOpen = false
     private var ended = false
+    private var isPumping = false
 
     /// The peer has joined. Called once.
     public var onOpen: () -> Void = {}
@@ -61,7 +62,9 @@ public final class ControlLink {
             return
         }
         queue.append(contentsOf: encoded(type, body))
-        pump()
+        // In the middle of what came in, the rest of that round sends it: a flood of messages that
+        // are answered each must not nest.
+        if !isPumping { pump() }
     }
 
     /// Closes in order.
@@ -81,7 +84,9 @@ public final class ControlLink {
     }
 
     private func pump() {
-        guard !ended else { return }
+        guard !ended, !isPumping else { return }
+        isPumping = true
+        defer { isPumping = false }
         do throws(VchanError) {
             try watched.progress()
             if watched.channel.state == .waiting { return }
@@ -106,27 +111,26 @@ public final class ControlLink {
         }
     }
 
-    /// One round of both directions; whether anything moved.
+    /// One round of both directions, what came in first; whether anything moved.
     private func transfer() throws(VchanError) -> Bool {
-        var moved = false
-        if !queue.isEmpty, watched.channel.state == .open {
-            let bytes = queue
-            let count = try watched.channel.write(bytes.span)
-            queue.removeFirst(count)
-            moved = count > 0
-        }
         chunk.removeAll(keepingCapacity: true)
         let count = try watched.channel.receive(into: &chunk, count: Int(Limits.controlRing))
-        guard count > 0 else { return moved }
-        assembler.append(chunk[...])
-        do throws(ProtocolError) {
-            while !ended, let message = try assembler.next() {
-                onMessage(message.type, message.body)
+        if count > 0 {
+            assembler.append(chunk[...])
+            do throws(ProtocolError) {
+                while !ended, let message = try assembler.next() {
+                    onMessage(message.type, message.body)
+                }
+            } catch {
+                end(.protocolError(error))
             }
-        } catch {
-            end(.protocolError(error))
+            if ended { return true }
         }
-        return true
+        guard !queue.isEmpty, watched.channel.state == .open else { return count > 0 }
+        let bytes = queue
+        let written = try watched.channel.write(bytes.span)
+        queue.removeFirst(written)
+        return count > 0 || written > 0
     }
 
     private func sleep() throws(VchanError) {

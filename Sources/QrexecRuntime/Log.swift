@@ -82,6 +82,13 @@ public enum LogText {
         return result
     }
 
+    /// The whole text with control characters and non-ASCII as `_`.
+    public static func printable(_ text: String) -> String {
+        if text.utf8.allSatisfy({ (0x20...0x7E).contains($0) }) { return text }
+        let bytes = text.utf8.map { (0x20...0x7E).contains($0) ? $0 : 0x5F }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
     /// A field's value: quoted when it is empty or holds a blank, `"`, `=` or a backslash.
     public static func value(_ text: String) -> String {
         var body = ""

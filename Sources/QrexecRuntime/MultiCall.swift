@@ -16,7 +16,7 @@ public struct MultiCall {
 
     /// Runs the tool and ends the process with its status.
     public func run() -> Never {
-        var arguments = CommandLine.arguments
+        var arguments = CurrentProcess.arguments
         if arguments.isEmpty { arguments = [program] }
         if let tool = tools[Self.basename(arguments[0])] {
             CurrentProcess.exit(tool(arguments))

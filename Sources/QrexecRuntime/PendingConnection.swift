@@ -1,8 +1,8 @@
-import LinuxSystem
-import SystemPackage
+public import LinuxSystem
+public import SystemPackage
 
 /// A connection to a socket service until it stands and the service has been told who calls.
-struct PendingConnection: ~Copyable {
+public struct PendingConnection: ~Copyable {
     private final class State {
         var header: [UInt8]
         let onDone: (Errno?) -> Void
@@ -18,7 +18,7 @@ struct PendingConnection: ~Copyable {
     /// - Parameters:
     ///   - header: goes out first.
     ///   - onDone: the connection stands and the header is out, or why not.
-    init(
+    public init(
         loop: EventLoop, taking descriptor: consuming Descriptor, header: [UInt8],
         onDone: @escaping (Errno?) -> Void
     ) throws(Errno) {
@@ -41,7 +41,7 @@ struct PendingConnection: ~Copyable {
     }
 
     /// The connection, no longer watched.
-    mutating func take() -> Descriptor {
+    public mutating func take() -> Descriptor {
         let taken = descriptor.take()!
         loop.unwatch(taken.number)
         return taken

@@ -4,14 +4,14 @@ import LinuxSystem
 /// A way to reach other domains. Which one is decided once, in `selected`; everything behind a
 /// channel is the same from there on.
 public struct Transport: Sendable {
-    private enum Backend: Sendable {
+    enum Backend: Sendable {
         case local(LocalPlaces)
         case stream(StreamPlaces)
         case xen
         case library
     }
 
-    private let backend: Backend
+    let backend: Backend
 
     /// The transport of this machine: the option if there is one, else `QREXEC_VCHAN` (ignored in
     /// programs that run with more rights than their caller), else Xen where `/dev/xen` or
@@ -198,5 +198,5 @@ public struct Transport: Sendable {
     }
 
     /// A byte stream tells its client no sizes: room for the largest data message.
-    private static let streamClientRing = 128 << 10
+    static let streamClientRing = 128 << 10
 }

@@ -6,6 +6,7 @@ import QubesServices
 var tools: [String: MultiCall.Tool] = [
     "qrexec-client": ClientProgram.run,
     "qrexec-daemon": DaemonProgram.run,
+    StarterProgram.name: StarterProgram.run,
     "qrexec-policy-daemon": PolicyDaemon.run,
     "qrexec-policy": PolicyExec.run,
     "qrexec-policy-exec": PolicyExec.run,

@@ -10,7 +10,7 @@ struct Failure: Error, CustomStringConvertible {
 }
 
 /// One end of a byte stream that a test plays, blocking, with a time limit for broken programs.
-final class Peer {
+final class Peer: @unchecked Sendable {
     private let descriptor: Descriptor
     static let patience = 20
 

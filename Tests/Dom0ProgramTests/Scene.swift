@@ -174,7 +174,19 @@ final class Running {
     private let pidfd: Int32
     let input: Peer
     let output: Peer
-    let errors: Peer
+    let errors: ErrorFile
+
+    /// What it prints as errors; a file, because a pipe that nobody reads would stop it.
+    final class ErrorFile {
+        fileprivate let descriptor: Descriptor
+
+        fileprivate init() throws { descriptor = try Descriptor.memoryFile("errors") }
+
+        func rest() -> [UInt8] {
+            try? descriptor.seek(to: 0)
+            return (try? descriptor.readAll(limit: 1 << 28)) ?? []
+        }
+    }
 
     init(
         _ path: String, _ arguments: [String], environment: [String], input other: Int32?
@@ -182,11 +194,11 @@ final class Running {
         CurrentProcess.ignoreBrokenPipes()
         let input = try UnixSocket.pair()
         let output = try UnixSocket.pair()
-        let errors = try UnixSocket.pair()
+        errors = try ErrorFile()
         var request = SpawnRequest(
             path: path, arguments: [path] + arguments, environment: environment)
         request.descriptors = [
-            other ?? input.second.number, output.second.number, errors.second.number,
+            other ?? input.second.number, output.second.number, errors.descriptor.number,
         ]
         request.diesWithParent = true
         let child = try ChildProcess.spawn(request)
@@ -195,7 +207,6 @@ final class Running {
         self.child = consume child
         self.input = Peer(try input.first.duplicate())
         self.output = Peer(try output.first.duplicate())
-        self.errors = Peer(try errors.first.duplicate())
     }
 
     deinit { kill() }

@@ -51,6 +51,13 @@ extension EndToEnd {
                 #expect(line.contains(" requested_target=personal target=personal "))
                 #expect(line.contains(" outcome=\(outcome) "))
                 #expect(line.contains(" rule=/etc/qubes/policy.d/\(rule) "))
+                let id = try #require(line.split(separator: " ").first { $0.hasPrefix("id=") })
+                    .dropFirst(3)
+                try eventually("the policy's and the target's lines are shown with it") {
+                    let lines = try lab.command("log", ["--call", String(id)]).text
+                    return lines.contains("qrexec: \(service)+\(argument): work")
+                        && (outcome == "denied" || lines.contains(" call ended "))
+                }
                 let times = try #require(line.split(separator: " ms: ").last).split(separator: " ")
                     .map { $0.split(separator: "=") }
                 #expect(Set(times.map { $0[0] }).isSuperset(of: ["policy", "total"]))

@@ -8,6 +8,14 @@ let package = Package(
     dependencies: [.package(name: "swift-qrexec", path: "../..")],
     targets: [
         .executableTarget(
+            name: "fuzz-daemon",
+            dependencies: [.product(name: "QrexecProtocol", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
+            name: "fuzz-dispatch",
+            dependencies: [.product(name: "QrexecDom0", package: "swift-qrexec")],
+            swiftSettings: [.unsafeFlags(["-parse-as-library"])]),
+        .executableTarget(
             name: "fuzz-filecopy",
             dependencies: [.product(name: "QubesServices", package: "swift-qrexec")],
             swiftSettings: [.unsafeFlags(["-parse-as-library"])]),

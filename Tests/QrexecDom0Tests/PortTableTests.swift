@@ -5,7 +5,7 @@ import Testing
 
 @Suite struct Ports {
     @Test func callsWithDom0TakeEveryPortInOrder() {
-        var table = PortTable(ownDomain: 5)
+        let table = PortTable(ownDomain: 5)
         let ports = (0..<257).map { _ in table.allocate(peer: 0) }
         #expect(ports == (513...768).map { $0 } + [nil])
     }
@@ -17,13 +17,13 @@ import Testing
     func theLowerDomainsDaemonTakesEvenPortsTheHigherOdd(
         own: UInt32, peer: UInt32, first: UInt32
     ) {
-        var table = PortTable(ownDomain: own)
+        let table = PortTable(ownDomain: own)
         let ports = (0..<129).map { _ in table.allocate(peer: peer) }
         #expect(ports == (0..<128).map { first + 2 * $0 } + [nil])
     }
 
     @Test func theDaemonsOfAPairNeverAllocateTheSamePort() {
-        var (low, high) = (PortTable(ownDomain: 3), PortTable(ownDomain: 8))
+        let (low, high) = (PortTable(ownDomain: 3), PortTable(ownDomain: 8))
         let ofLow = (0..<128).compactMap { _ in low.allocate(peer: 8) }
         let ofHigh = (0..<128).compactMap { _ in high.allocate(peer: 3) }
         #expect(Set(ofLow).isDisjoint(with: ofHigh))
@@ -31,14 +31,14 @@ import Testing
     }
 
     @Test func higherAndLowerPeersDoNotExhaustEachOther() {
-        var table = PortTable(ownDomain: 5)
+        let table = PortTable(ownDomain: 5)
         for _ in 0..<128 { _ = table.allocate(peer: 9) }
         let ports = [8, 4, 0].map { table.allocate(peer: $0) }
         #expect(ports == [nil, 513, 515])
     }
 
     @Test func onlyThePeerOfAPortFreesIt() {
-        var table = PortTable(ownDomain: 5)
+        let table = PortTable(ownDomain: 5)
         func free(_ domain: UInt32, _ port: UInt32) -> Bool {
             table.free(ConnectParameters(domain: domain, port: port))
         }
@@ -54,13 +54,13 @@ import Testing
 
     @Test(arguments: [0, 1, 511, 512, 769, 1 << 31, .max] as [UInt32])
     func otherPortsAreNoDataPortsAndFreeNothing(port: UInt32) {
-        var table = PortTable(ownDomain: 5)
+        let table = PortTable(ownDomain: 5)
         let freed = table.free(ConnectParameters(domain: 0, port: port))
         #expect(!freed)
-        #expect(!PortTable.isDataPort(port))
+        #expect(!Limits.isDataPort(port))
     }
 
     @Test(arguments: [513, 768] as [UInt32]) func dataPortsAre513To768(port: UInt32) {
-        #expect(PortTable.isDataPort(port))
+        #expect(Limits.isDataPort(port))
     }
 }

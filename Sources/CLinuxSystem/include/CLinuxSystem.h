@@ -15,6 +15,8 @@
 
 #include "FileTree.h"
 
+#include "DaemonConfinement.h"
+
 /// One program to start. Strings are NUL-terminated and live until the call returns.
 struct cs_spawn_request {
     const char *path;           ///< executed as it is: no search in PATH
@@ -105,6 +107,8 @@ int cs_raise_own_descriptor_limit(unsigned long wanted);
 
 /// The environment, NULL-terminated.
 char **cs_environment(void);
+/// The arguments of this program, NULL-terminated.
+char **cs_arguments(void);
 
 /// Moves up to `count` bytes between a descriptor and a ring of `size` bytes, from byte `position`
 /// on and round its end, in one system call. Sockets are never waited for.

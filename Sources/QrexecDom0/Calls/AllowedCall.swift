@@ -47,6 +47,11 @@ final class AllowedCall {
     /// Whether the call's end is waited for.
     var usesDisposable: Bool { disposable != nil }
 
+    /// Called when the disposable has been killed.
+    var onDisposableEnd: () -> Void = {} {
+        didSet { disposable?.onRemoved = onDisposableEnd }
+    }
+
     /// - Parameter completion: called once, maybe at once; not after `end`.
     func start(_ completion: @escaping (Outcome) -> Void) {
         self.completion = completion

@@ -5,7 +5,7 @@ import QrexecRuntime
 /// One call in the log: its id, and how long each stage took.
 final class CallTrace {
     /// Told by every program of dom0 that has to do with the call.
-    let id: String
+    var id: String
     private let began = CurrentProcess.now
     private var stageBegan: UInt64
     private var stages: [(name: String, nanoseconds: UInt64)] = []
@@ -22,11 +22,15 @@ final class CallTrace {
         stageBegan = now
     }
 
-    /// `policy=0.31 connect=0.12 total=0.45`, in milliseconds.
-    var times: String {
-        var text = ""
-        for stage in stages { text += "\(stage.name)=\(Self.milliseconds(stage.nanoseconds)) " }
-        return text + "total=\(Self.milliseconds(CurrentProcess.now - began))"
+    /// `policy=0.31 connect=0.12`, in milliseconds.
+    var stageTimes: String {
+        stages.map { "\($0.name)=\(Self.milliseconds($0.nanoseconds))" }.joined(separator: " ")
+    }
+
+    /// The stages, those of another process first, and `total=`.
+    func times(before others: String = "") -> String {
+        [others, stageTimes, "total=\(Self.milliseconds(CurrentProcess.now - began))"]
+            .filter { !$0.isEmpty }.joined(separator: " ")
     }
 
     static func milliseconds(_ nanoseconds: UInt64) -> String {
@@ -62,9 +66,18 @@ enum RequestOutcome {
 }
 
 extension CallTrace {
+    /// What is known of a decision, by whoever made it.
+    struct Decision {
+        var target: String?
+        var rule: String?
+        /// Stages of another process.
+        var times = ""
+    }
+
     /// The one line about a request: who, what, which rule, and how long each stage took.
     func report(
-        _ request: ServiceRequest, of source: String, _ answer: PolicyAnswer?,
+        _ request: ServiceRequest, of source: (name: String, domain: UInt32),
+        _ decision: Decision,
         _ outcome: RequestOutcome, to log: Log
     ) {
         var reason = ""
@@ -79,8 +92,8 @@ extension CallTrace {
             what = "failed"
             reason = text
         }
-        let target = answer?.permission?.target ?? request.target
-        var text = "call source=\(LogText.value(source))"
+        let target = decision.target ?? request.target
+        var text = "call source=\(LogText.value(source.name))"
         if !request.claimedSource.isEmpty {
             text += " claimed_source=\(LogText.value(request.claimedSource))"
         }
@@ -88,9 +101,10 @@ extension CallTrace {
             " service=\(LogText.value(request.service))"
             + " requested_target=\(LogText.value(request.target))"
             + " target=\(LogText.value(target)) outcome=\(what)"
-            + " rule=\(answer?.rule.map(LogText.value) ?? "none")"
+            + " rule=\(decision.rule.map(LogText.value) ?? "none")"
         if !reason.isEmpty { text += " reason=\(LogText.value(reason))" }
-        text += " id=\(LogText.value(id)) ms: \(times)"
+        text +=
+            " domain=\(source.domain) id=\(LogText.value(id)) ms: \(times(before: decision.times))"
         if case .failed = outcome { log.warning(text) } else { log.info(text) }
     }
 }

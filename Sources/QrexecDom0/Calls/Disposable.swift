@@ -20,6 +20,9 @@ final class Disposable {
     private var isRemoved = false
     private var connection: Descriptor?
 
+    /// The call is over, and it is being killed.
+    var onRemoved: () -> Void = {}
+
     private init(_ name: String, in directory: TargetDirectory, log: Log) {
         self.name = name
         self.directory = directory
@@ -71,6 +74,9 @@ final class Disposable {
         isRemoved = true
         if let taken = connection.take() { directory.loop.unwatch(taken.number) }
         kill(attempts: Self.killAttempts)
+        let handler = onRemoved
+        onRemoved = {}
+        handler()
     }
 
     private func kill(attempts: Int) {

@@ -23,12 +23,13 @@ final class Daemon {
     private let loop: EventLoop
     private let options: Options
     private let log: Log
-    private let transport: Transport
+    private var means: any DaemonMeans
+    private let dom0Sessions: Dom0Sessions
     private var link: ControlLink?
-    private var version: ProtocolVersion?
+    private var isByteStream = false
+    private var conversation = AgentConversation()
     private var listener: Descriptor?
-    private var sockets: DaemonSockets
-    private var ports: PortTable
+    private let ports: PortTable
     private var clients: [UInt64: LocalClient] = [:]
     private var nextClient: UInt64 = 0
     /// Whose call a port serves.
@@ -36,31 +37,35 @@ final class Daemon {
     private var pending: [[UInt8]: any PendingRequest] = [:]
     /// Calls of this qube to disposables, by where their data channel is.
     private var disposableCalls: [ConnectParameters: any PendingRequest] = [:]
-    private var sessions: [UInt32: ServiceSession] = [:]
-    private let host = Dom0Host.make()
-    private let directory: TargetDirectory
-    private let policy: PolicyAsker
-    private var traces: TraceNumbers
+    private var refusals = RateLimiter(burst: 200, perSecond: 20)
     private var wasReady = false
     private var exitStatus: Int32 = 0
 
     /// The agent is connected for the first time.
     var onReady: () -> Void = {}
 
-    init(options: Options, log: Log) throws {
-        loop = try EventLoop()
+    /// - Parameter dispatcher: asked for everything outside this process; nil does it all here.
+    init(options: Options, log: Log, dispatcher: consuming Descriptor? = nil) throws {
+        let loop = try EventLoop()
+        let ports = PortTable(ownDomain: UInt32(options.domain.rawValue))
+        let sessions = Dom0Sessions(
+            allocate: { ports.allocate(peer: 0) }, free: { ports.free($0) })
+        self.loop = loop
         self.options = options
         self.log = log
-        transport = try Transport.selected()
-        ports = PortTable(ownDomain: UInt32(options.domain.rawValue))
-        sockets = DaemonSockets(
-            directory: options.socketDirectory, domain: options.domain, name: options.name,
-            uuid: options.uuid)
-        directory = TargetDirectory(
-            loop: loop, socketDirectory: options.socketDirectory, qubesd: QubesdCall(loop: loop))
-        policy = PolicyAsker(
-            loop: loop, socket: options.policySocket, program: options.policyProgram, log: log)
-        traces = TraceNumbers(options.name)
+        self.ports = ports
+        dom0Sessions = sessions
+        if let socket = dispatcher {
+            let line = try DispatcherLink(loop: loop, taking: socket, domain: options.domain)
+            means = DispatchedMeans(
+                options, over: line, loop: loop, log: log, sessions: sessions)
+            line.onEnd { [unowned self] reason in
+                self.log.error("the dispatcher is gone", ["reason": reason])
+                self.stop(status: 1)
+            }
+        } else {
+            means = try OwnMeans(options, loop: loop, log: log, sessions: sessions)
+        }
         try loop.onSignals([SIGTERM, SIGINT]) { [unowned self] _ in self.stop(status: 0) }
     }
 
@@ -86,7 +91,7 @@ final class Daemon {
     private func stop(status: Int32) {
         exitStatus = status
         closeSockets()
-        for session in sessions.values { session.cancel() }
+        dom0Sessions.cancelAll()
         link?.close()
         loop.stop()
     }
@@ -96,48 +101,43 @@ final class Daemon {
     private static let retryTime = milliseconds(100)
 
     private func join() {
-        do throws(VchanError) {
-            let channel = try transport.connect(
-                to: options.domain, port: Port(Limits.controlPort)!)
-            let link = ControlLink(loop: loop, channel: channel) {
-                (type, length) throws(ProtocolError) in try Daemon.checkLength(type, length)
+        means.connectControl { [weak self] answer in
+            switch consume answer {
+            case .channel(let channel, let isByteStream):
+                self?.isByteStream = isByteStream
+                self?.begin(channel)
+            case .failed(let reason): self?.linkEnded(reason)
             }
-            link.onMessage = { [unowned self] in self.received($0, $1) }
-            link.onEnd = { [unowned self] in self.linkEnded($0) }
-            self.link = link
-            try link.start()
-        } catch {
-            linkEnded(.failed(error))
         }
     }
 
-    private static func checkLength(_ type: MessageType, _ length: Int) throws(ProtocolError) {
-        switch type {
-        case .hello:
-            guard length == Hello.size else {
-                throw .badLength(type, length: length, expected: "4")
-            }
-        case .connectionTerminated:
-            guard length == ConnectParameters.size else {
-                throw .badLength(type, length: length, expected: "8")
-            }
-        case .triggerService, .triggerService3, .triggerService4:
-            try ServiceRequest.checkLength(length, of: type)
-        default: throw .unexpectedType(type, state: "from an agent")
+    private func begin(_ channel: consuming Channel) {
+        let link = ControlLink(loop: loop, channel: channel) {
+            (type, length) throws(ProtocolError) in try AgentConversation.checkLength(type, length)
         }
+        link.onMessage = { [unowned self] in self.received($0, $1) }
+        link.onEnd = { [unowned self] end in
+            if case .protocolError = end {
+                self.linkEnded(end.description, isBroken: true)
+            } else {
+                self.linkEnded(end.description)
+            }
+        }
+        self.link = link
+        do throws(VchanError) { try link.start() } catch { linkEnded(error.description) }
     }
 
     /// The agent is gone, or broke the protocol: everything of this connection ends, and a new one
     /// is waited for. Ports stay taken: their calls may go on.
-    private func linkEnded(_ end: ControlLink.End) {
-        log.warning("the agent's connection ended", ["reason": end.description])
-        if case .protocolError = end, !wasReady {
+    private func linkEnded(_ reason: String, isBroken: Bool = false) {
+        log.warning("the agent's connection ended", ["reason": reason])
+        if isBroken, !wasReady {
             // It is no agent of ours, or one that is too old: waiting would not help.
             return stop(status: 1)
         }
         link?.close()
         link = nil
-        version = nil
+        conversation = AgentConversation()
         closeSockets()
         for call in pending.values { call.abandon() }
         pending = [:]
@@ -152,64 +152,55 @@ final class Daemon {
 
     private func received(_ type: MessageType, _ body: [UInt8]) {
         do throws(ProtocolError) {
-            guard let version else {
-                guard type == .hello else { throw .unexpectedType(type, state: "before HELLO") }
-                try greet(Hello(body: body))
-                return
-            }
-            switch type {
-            case .triggerService where version < .v3, .triggerService3 where version >= .v3,
-                .triggerService4 where version >= .v4:
-                request(try ServiceRequest.parse(type, body), by: type)
-            case .connectionTerminated:
-                try terminated(ConnectParameters(body: body, of: type))
-            default:
-                throw .unexpectedType(type, state: "at version \(version.rawValue)")
+            switch try conversation.receive(type, body) {
+            case .greeted(let version): greeted(version)
+            case .request(let request, let namesSource):
+                begin(request, namesSource: namesSource)
+            case .malformed(let refusal):
+                if isWorthALine() {
+                    log.warning(
+                        "a malformed request is refused", ["reason": "\(refusal.reason)"])
+                }
+                link?.send(.serviceRefused, ServiceRefused(identField: refusal.identField).body)
+            case .terminated(let place): terminated(place)
             }
         } catch {
-            linkEnded(.protocolError(error))
+            linkEnded("\(error)", isBroken: true)
         }
     }
 
-    private func greet(_ hello: Hello) throws(ProtocolError) {
-        let negotiated = try ProtocolVersion.negotiated(theirs: hello.version)
-        version = negotiated
-        link?.send(.hello, Hello(version: negotiated).body)
+    private func greeted(_ version: ProtocolVersion) {
+        link?.send(.hello, Hello(version: version).body)
         openSockets()
-        log.info("the agent is connected", ["version": "\(negotiated.rawValue)"])
+        log.info("the agent is connected", ["version": "\(version.rawValue)"])
         wasReady = true
-        onReady()
-        onReady = {}
+    }
+
+    /// Whether a refusal is told in the log: no qube may fill it.
+    private func isWorthALine() -> Bool {
+        switch refusals.admit("") {
+        case .admitted: return true
+        case .refusedFirst:
+            log.warning("too many refused requests: left out of the log for now")
+            return false
+        case .refused: return false
+        }
     }
 
     // MARK: Requests of the qube
 
-    private func request(
-        _ parsed: Result<ServiceRequest, RequestRefusal>, by type: MessageType
-    ) {
-        switch parsed {
-        case .failure(let refusal):
-            log.warning("a malformed request is refused", ["reason": "\(refusal.reason)"])
-            link?.send(.serviceRefused, ServiceRefused(identField: refusal.identField).body)
-        case .success(let raw):
-            let request = raw.sanitised
-            guard pending.count < Limits.pendingRequests, pending[request.identField] == nil else {
+    private func begin(_ request: ServiceRequest, namesSource: Bool) {
+        guard pending.count < Limits.pendingRequests, pending[request.identField] == nil else {
+            if isWorthALine() {
                 log.warning(
                     "a request is refused: too many wait, or its ident is in use",
                     ["service": request.service])
-                link?.send(.serviceRefused, ServiceRefused(identField: request.identField).body)
-                return
             }
-            let context = RequestedCall.Context(
-                log: log, directory: directory, policy: policy,
-                ownDomain: UInt32(options.domain.rawValue), ownName: options.name,
-                startInDom0: { [unowned self] in self.startInDom0($0) })
-            let call = RequestedCall(
-                request, namesSource: type == .triggerService4, context: context,
-                trace: CallTrace(id: traces.next())
-            ) { [unowned self] in self.finished(request, $0) }
-            pending[request.identField] = call
-            call.start()
+            link?.send(.serviceRefused, ServiceRefused(identField: request.identField).body)
+            return
+        }
+        pending[request.identField] = means.begin(request, namesSource: namesSource) {
+            [unowned self] in self.finished(request, $0)
         }
     }
 
@@ -225,50 +216,15 @@ final class Daemon {
         }
     }
 
-    /// A call to dom0: the qube serves the data channel, dom0 joins it.
-    private func startInDom0(_ command: Command) -> Result<ConnectParameters, StartFailure> {
-        guard let port = ports.allocate(peer: 0) else {
-            return .failure(StartFailure(reason: "no free port"))
-        }
-        let place = ConnectParameters(domain: 0, port: port)
-        do throws(VchanError) {
-            // The session joins the qube's channel: from here the qube is the peer.
-            let channel = try transport.connect(to: options.domain, port: Port(port)!)
-            let session = ServiceSession(
-                loop: loop, host: host,
-                request: ExecRequest(connect: place, command: command.bytes), justExec: false,
-                channel: channel, log: log
-            ) { [unowned self] in self.sessions[port] = nil }
-            sessions[port] = session
-            Dom0Session.whenReady(for: command, loop: loop, log: log) { [weak self] in
-                self?.start(session, at: place)
-            }
-            return .success(place)
-        } catch {
-            sessions[port] = nil
-            ports.free(place)
-            return .failure(StartFailure(reason: error.description))
-        }
-    }
-
-    private func start(_ session: ServiceSession, at place: ConnectParameters) {
-        do throws(VchanError) {
-            try session.start()
-        } catch {
-            log.warning("a call to dom0 cannot be served", ["reason": error.description])
-            sessions[place.port] = nil
-        }
-    }
-
-    private func terminated(_ place: ConnectParameters) throws(ProtocolError) {
-        guard PortTable.isDataPort(place.port) else {
-            throw .badText(field: "port", reason: "\(place.port) is no data port")
-        }
+    private func terminated(_ place: ConnectParameters) {
         // Of a call to another qube both sides tell: its port is the other one's.
         guard ports.free(place) else {
             disposableCalls.removeValue(forKey: place)?.callerEnded()
             return
         }
+        log.info(
+            "call ended domain=\(place.domain) port=\(place.port) "
+                + "ms: total=\(CallTrace.milliseconds(ports.age(of: place.port)))")
         if let number = portClients.removeValue(forKey: place.port) {
             clients.removeValue(forKey: number)?.close()
         }
@@ -277,21 +233,35 @@ final class Daemon {
     // MARK: Local clients
 
     private func openSockets() {
+        means.listen { [weak self] result in
+            guard let self else { return }
+            switch result {
+            case .success(let held): self.listen(on: held)
+            case .failure(let failure):
+                self.log.error("no local socket", ["reason": failure.reason])
+                self.stop(status: 1)
+            }
+        }
+    }
+
+    private func listen(on held: HeldDescriptor) {
+        // The agent may have gone meanwhile.
+        guard conversation.version != nil, let socket = held.take() else { return }
+        let number = socket.number
+        listener = consume socket
         do throws(Errno) {
-            let socket = try sockets.open()
-            let number = socket.number
-            listener = consume socket
             try loop.watch(number, .readable) { [unowned self] _ in self.acceptClient() }
         } catch {
             log.error("no local socket", ["reason": error.description])
             stop(status: 1)
         }
+        onReady()
+        onReady = {}
     }
 
     private func closeSockets() {
-        guard let taken = listener.take() else { return }
-        loop.unwatch(taken.number)
-        sockets.remove()
+        if let taken = listener.take() { loop.unwatch(taken.number) }
+        means.unlisten()
     }
 
     private func acceptClient() {
@@ -321,7 +291,7 @@ final class Daemon {
         if let reason { log.warning("a local client is dropped", ["reason": reason]) }
     }
 
-    private func requested(_ request: LocalClient.Request, by number: UInt64) {
+    private func requested(_ request: ClientConversation.Command, by number: UInt64) {
         guard let client = clients[number] else { return }
         switch request {
         case .execute(let type, let exec):
@@ -353,12 +323,18 @@ final class Daemon {
                 return
             }
         }
+        if exec.connect.domain == 0 {
+            let command = String(decoding: exec.command, as: UTF8.self)
+            log.info(
+                "call source=dom0 command=\(LogText.value(command)) outcome=allowed "
+                    + "place=\(options.domain):\(exec.connect.port) domain=0")
+        }
         link?.send(type, exec.body)
     }
 
     /// What an agent takes: those over a ring read a body in one piece out of it (5.3).
     private var longestBody: Int {
-        transport.isByteStream ? Limits.localBody : Limits.controlBody
+        isByteStream ? Limits.localBody : Limits.controlBody
     }
 
     /// SERVICE_CONNECT of another implementation's helper: only for a request that waits.

@@ -65,7 +65,7 @@ final class DaemonConnection {
             socket = try MessageSocket(
                 loop: loop, taking: descriptor,
                 checkLength: { (type, length) throws(ProtocolError) in
-                    try LocalProtocol.checkLength(type, length)
+                    try ClientConversation.checkLength(type, length)
                 })
         } catch {
             throw .broken(error)
@@ -89,7 +89,7 @@ final class DaemonConnection {
         do throws(ProtocolError) {
             guard greeted else {
                 guard type == .hello else { throw .unexpectedType(type, state: "before HELLO") }
-                try LocalProtocol.check(Hello(body: body))
+                try ClientConversation.check(Hello(body: body))
                 greeted = true
                 onGreeting()
                 return

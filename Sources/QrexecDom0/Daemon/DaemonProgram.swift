@@ -29,13 +29,20 @@ public enum DaemonProgram {
         Exit status: 0; 3 the agent did not connect in time; 1 any other failure.
         """
 
-    private struct Arguments {
+    struct Arguments {
+        /// The program's name: the daemon itself, or its starter.
+        var program = "qrexec-daemon"
         var daemon = Daemon.Options()
         var direct = false
         var quiet = false
         var shown: String?
         /// Of the process that stays, told by the one that waits.
         var readyDescriptor: Int32?
+        /// Of a confined daemon: leads to the dispatcher.
+        var dispatcherDescriptor: Int32?
+        /// Of the starter: where daemons are registered, and what is started as one.
+        var dispatcherSocket = Dispatcher.defaultSocket
+        var confinedProgram: String?
     }
 
     public static func run(arguments: [String]) -> Int32 {
@@ -54,14 +61,14 @@ public enum DaemonProgram {
         CurrentProcess.ignoreBrokenPipes()
         do {
             if parsed.direct || parsed.readyDescriptor != nil { return try serve(parsed) }
-            return try startInBackground(parsed, arguments)
+            return try startInBackground(parsed, arguments, waits: waitsForAgent)
         } catch {
             Terminal.printError("qrexec-daemon: \(error)")
             return 1
         }
     }
 
-    private static let parser = OptionParser(
+    private static let options: [OptionParser.Option] =
         [
             .init(short: "u", long: "uuid", takesValue: true),
             .init(short: "D", long: "direct"),
@@ -69,14 +76,24 @@ public enum DaemonProgram {
             .init(short: "p", long: "policy-program", takesValue: true),
             .init(long: "socket-dir", takesValue: true),
             .init(long: "ready-descriptor", takesValue: true),
+            .init(long: "dispatcher-descriptor", takesValue: true),
             .init(short: "h", long: "help"),
             .init(long: "version"),
-        ], stopsAtOperand: true)
+        ]
 
-    private static func parse(
-        _ list: [String]
+    private static let starterOptions: [OptionParser.Option] = [
+        .init(long: "dispatcher-socket", takesValue: true),
+        .init(long: "program", takesValue: true),
+    ]
+
+    /// - Parameter usage: what `--help` shows.
+    static func parse(
+        _ list: [String], as program: String = "qrexec-daemon", usage: String = usage
     ) throws(OptionParser.UsageError) -> Arguments {
         var result = Arguments()
+        result.program = program
+        let more = program == StarterProgram.name ? starterOptions : []
+        let parser = OptionParser(options + more, stopsAtOperand: true)
         let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
             switch name {
             case "uuid": result.daemon.uuid = value
@@ -85,8 +102,11 @@ public enum DaemonProgram {
             case "policy-program": result.daemon.policyProgram = value
             case "socket-dir": result.daemon.socketDirectory = value
             case "ready-descriptor": result.readyDescriptor = Int32(value)
+            case "dispatcher-descriptor": result.dispatcherDescriptor = Int32(value)
+            case "dispatcher-socket": result.dispatcherSocket = value
+            case "program": result.confinedProgram = value
             case "help": result.shown = usage
-            default: result.shown = Version.line("qrexec-daemon")
+            default: result.shown = Version.line(program)
             }
         }
         if result.shown != nil { return result }
@@ -113,14 +133,21 @@ public enum DaemonProgram {
         return value
     }
 
-    private static var waitsForAgent: Bool {
+    static var waitsForAgent: Bool {
         CurrentProcess.variable("QREXEC_STARTUP_NOWAIT") == nil
     }
 
     private static func serve(_ arguments: Arguments) throws -> Int32 {
         var log = Log(program: "qrexec-daemon/\(arguments.daemon.name)")
         if arguments.quiet { log.threshold = .warning }
-        let daemon = try Daemon(options: arguments.daemon, log: log)
+        let daemon: Daemon
+        if let number = arguments.dispatcherDescriptor {
+            daemon = try Daemon(
+                options: arguments.daemon, log: log, dispatcher: Descriptor(taking: number))
+            try DaemonConfinement.finish()
+        } else {
+            daemon = try Daemon(options: arguments.daemon, log: log)
+        }
         if let number = arguments.readyDescriptor {
             var ready: Descriptor? = Descriptor(taking: number)
             daemon.onReady = {
@@ -142,8 +169,8 @@ public enum DaemonProgram {
     }
 
     /// Starts the process that stays, with its log, and waits until its agent has connected.
-    private static func startInBackground(
-        _ arguments: Arguments, _ list: [String]
+    static func startInBackground(
+        _ arguments: Arguments, _ list: [String], waits: Bool
     ) throws -> Int32 {
         let ready = try Descriptor.pipe()
         let null = try Descriptor.open("/dev/null", O_RDONLY)
@@ -151,18 +178,19 @@ public enum DaemonProgram {
         let logFile = try openLog(logPath)
         var request = SpawnRequest(
             path: "/proc/self/exe",
-            arguments: ["qrexec-daemon", "--ready-descriptor=3"] + list.dropFirst(),
+            arguments: [arguments.program, "--ready-descriptor=3"] + list.dropFirst(),
             environment: CurrentProcess.environment)
         request.descriptors = [null.number, logFile.number, logFile.number, ready.second.number]
         request.directory = "/"
         request.newSession = true
         let child = try ChildProcess.spawn(request)
         _ = consume ready.second
-        if !waitsForAgent { return 0 }
+        if !waits { return 0 }
         var byte: [UInt8] = [0]
         if try ready.first.read(into: &byte) == 1 { return 0 }
         let status = try child.reap()
-        Terminal.printError("qrexec-daemon: did not start (status \(status)); see \(logPath)")
+        Terminal.printError(
+            "\(arguments.program): did not start (status \(status)); see \(logPath)")
         return status == 3 ? 3 : 1
     }
 }

@@ -5,17 +5,10 @@ import SystemPackage
 
 /// A local client of the daemon: `qrexec-client`, or another qube's daemon.
 final class LocalClient {
-    enum Request {
-        case execute(MessageType, ExecRequest)
-        case connect(ServiceConnect)
-    }
-
-    private enum State { case hello, command, running }
-
     let number: UInt64
     private let socket: MessageSocket
-    private var state = State.hello
-    private let onRequest: (Request) -> Void
+    private var conversation = ClientConversation()
+    private let onRequest: (ClientConversation.Command) -> Void
     private let onEnd: (String?) -> Void
 
     /// - Parameters:
@@ -23,7 +16,8 @@ final class LocalClient {
     ///   - onEnd: it went away, or broke the rules (with the reason).
     init(
         loop: EventLoop, taking connection: consuming Descriptor, number: UInt64,
-        onRequest: @escaping (Request) -> Void, onEnd: @escaping (String?) -> Void
+        onRequest: @escaping (ClientConversation.Command) -> Void,
+        onEnd: @escaping (String?) -> Void
     ) throws(Errno) {
         self.number = number
         self.onRequest = onRequest
@@ -31,7 +25,7 @@ final class LocalClient {
         socket = try MessageSocket(
             loop: loop, taking: connection,
             checkLength: { (type, length) throws(ProtocolError) in
-                try LocalProtocol.checkLength(type, length)
+                try ClientConversation.checkLength(type, length)
             })
         socket.onMessage = { [unowned self] in self.received($0, $1) }
         socket.onEnd = { [unowned self] end in
@@ -52,32 +46,10 @@ final class LocalClient {
 
     private func received(_ type: MessageType, _ body: [UInt8]) {
         do throws(ProtocolError) {
-            switch (state, type) {
-            case (.hello, .hello):
-                try LocalProtocol.check(Hello(body: body))
-                state = .command
-            case (.command, .execCommandLine), (.command, .justExec):
-                let request = try ExecRequest(body: body, of: type)
-                try checkPort(request.connect.port)
-                state = .running
-                onRequest(.execute(type, request))
-            case (.command, .serviceConnect):
-                let request = try ServiceConnect(body: body)
-                try checkPort(request.connect.port)
-                state = .running
-                onRequest(.connect(request))
-            default:
-                throw .unexpectedType(type, state: "in state \(state)")
-            }
+            if let command = try conversation.receive(type, body) { onRequest(command) }
         } catch {
             close()
             onEnd(error.description)
-        }
-    }
-
-    private func checkPort(_ port: UInt32) throws(ProtocolError) {
-        guard port == 0 || PortTable.isDataPort(port) else {
-            throw .badText(field: "port", reason: "\(port) is no data port")
         }
     }
 }

@@ -120,7 +120,10 @@ final class RequestedCall: PendingRequest {
     private func finish(_ outcome: RequestOutcome) {
         guard let handler = completion else { return }
         completion = nil
-        trace.report(request, of: context.ownName, answer, outcome, to: context.log)
+        let decision = CallTrace.Decision(
+            target: answer?.permission?.target, rule: answer?.rule)
+        trace.report(
+            request, of: (context.ownName, context.ownDomain), decision, outcome, to: context.log)
         if case .connected = outcome {
             // The call goes on without us; a disposable holds its connection itself.
             context.directory.loop.defer { [self] in

@@ -355,7 +355,7 @@ public final class PolicyAuthority {
             let requested = engine.text(of: decision.requested)
             log.info(
                 "qrexec: \(Self.fullService(query)): \(source) -> \(requested): "
-                    + "allowed to \(engine.text(of: decision.target))",
+                    + "allowed to \(engine.text(of: decision.target))" + Self.id(query),
                 ["rule": rule(engine, decision)])
             return
         }
@@ -369,12 +369,19 @@ public final class PolicyAuthority {
         case .refused: return
         }
         if decision.reason.isInvalidRequest {
-            log.info("\(Self.call(query)): error loading policy: \(decision.reason.text)")
+            log.info(
+                "\(Self.call(query)): error loading policy: \(decision.reason.text)"
+                    + Self.id(query))
         } else {
             log.info(
-                "\(Self.call(query)): denied: \(decision.reason.text)",
+                "\(Self.call(query)): denied: \(decision.reason.text)" + Self.id(query),
                 ["rule": rule(engine, decision)])
         }
+    }
+
+    /// Ties the line to those of other programs about the same call.
+    private static func id(_ query: PolicyQuery) -> String {
+        query.trace.isEmpty ? "" : " id=\(LogText.value(query.trace))"
     }
 
     private static func call(_ query: PolicyQuery) -> String {

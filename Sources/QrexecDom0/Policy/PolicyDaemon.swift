@@ -18,6 +18,8 @@ public enum PolicyDaemon {
                                      (/run/qubes/policy.d, then /etc/qubes/policy.d)
           --socket-path PATH         socket for the daemons of the qubes
                                      (/run/qubes/policy.sock)
+          --dispatcher-socket PATH   where the starter registers confined daemons
+                                     (/run/qubes/dispatcher.sock)
           --eval-socket-path PATH    socket of the service policy.EvalSimple
                                      (/etc/qubes-rpc/policy.EvalSimple)
           --gui-socket-path PATH     socket of the service policy.EvalGUI
@@ -37,9 +39,17 @@ public enum PolicyDaemon {
     struct Options {
         var policyPaths: [String] = []
         var socket = "/run/qubes/policy.sock"
+        /// nil: beside the socket for the daemons.
+        var dispatcherSocket: String?
         var evalSocket = "/etc/qubes-rpc/policy.EvalSimple"
         var guiSocket = "/etc/qubes-rpc/policy.EvalGUI"
         var isSupervised = false
+
+        var dispatcherPath: String {
+            let standard = socket == "/run/qubes/policy.sock"
+            return dispatcherSocket
+                ?? (standard ? Dispatcher.defaultSocket : socket + ".dispatcher")
+        }
 
         /// Beside the socket.
         var statusPath: String {
@@ -74,6 +84,7 @@ public enum PolicyDaemon {
             switch argument {
             case "--policy-path": options.policyPaths.append(value)
             case "--socket-path": options.socket = value
+            case "--dispatcher-socket": options.dispatcherSocket = value
             case "--eval-socket-path": options.evalSocket = value
             case "--gui-socket-path": options.guiSocket = value
             default: return misused("unknown option '\(argument)'")
@@ -111,6 +122,7 @@ public enum PolicyDaemon {
             var paths = PolicyAuthority.Paths()
             paths.status = options.statusPath
             let authority = try PolicyAuthority(loop, directories, log: log, paths: paths)
+            let dispatcher = dispatcher(authority, loop, options.dispatcherPath, log)
             let server = try PolicyServer.forDaemons(
                 authority, loop, path: options.socket, log: log)
             var others: [RequestServer] = []
@@ -125,7 +137,9 @@ public enum PolicyDaemon {
             log.info("listening", ["socket": options.socket])
             ServiceManager.tell("READY=1")
             if let time = ServiceManager.watchdogTime { feedWatchdog(loop, every: time / 3) }
-            try withExtendedLifetime((server, others)) { () throws(Errno) in try loop.run() }
+            try withExtendedLifetime((server, others, dispatcher)) { () throws(Errno) in
+                try loop.run()
+            }
             ServiceManager.tell("STOPPING=1")
             authority.close()
             log.info("ended")
@@ -143,6 +157,19 @@ public enum PolicyDaemon {
     private static func feedWatchdog(_ loop: EventLoop, every time: UInt64) {
         ServiceManager.tell("WATCHDOG=1")
         loop.schedule(after: time) { feedWatchdog(loop, every: time) }
+    }
+
+    /// Serves confined daemons; nil, told in the log, when that is not possible: daemons that do
+    /// everything themselves do not need it.
+    private static func dispatcher(
+        _ authority: PolicyAuthority, _ loop: EventLoop, _ path: String, _ log: Log
+    ) -> Dispatcher? {
+        do throws(Errno) {
+            return try Dispatcher(authority, loop, path: path, log: log)
+        } catch {
+            log.warning("cannot serve confined daemons on \(path): \(error)")
+            return nil
+        }
     }
 
     /// Serves those who only want to know; nil, told in the log, when that is not possible: calls

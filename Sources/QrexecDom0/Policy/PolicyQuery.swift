@@ -13,6 +13,8 @@ public struct PolicyQuery: Sendable, Equatable {
     public var assumesYes: Bool
     /// Only asks: nothing is prompted or told to people.
     public var justEvaluates: Bool
+    /// The call's id in the logs; empty where it has none.
+    public var trace = ""
 
     public init(
         source: [UInt8], target: [UInt8], service: [UInt8], claimedSource: [UInt8] = [],

@@ -70,7 +70,7 @@ final class RequestServer {
         self.limit = limit
         self.frame = frame
         self.handle = handle
-        listener = try Self.listen(path)
+        listener = try Self.listen(path, mode: 0o660, group: UserGroup.number(of: "qubes"))
         try loop.watch(listener.number, .readable) { [unowned self] _ in self.accept() }
     }
 
@@ -83,20 +83,26 @@ final class RequestServer {
         try? FileStatus.remove(path)
     }
 
-    private static func listen(_ path: String) throws(Errno) -> Descriptor {
+    /// Listens at a path; a socket file that nobody listens on is replaced.
+    ///
+    /// - Parameter group: of the socket file; nil leaves it that of this process.
+    static func listen(
+        _ path: String, kind: UnixSocket.Kind = .stream, mode: Int32, group: UInt32?
+    ) throws(Errno) -> Descriptor {
         do throws(Errno) {
-            return try open(path)
+            return try open(path, kind, mode, group)
         } catch .addressInUse {
-            if (try? UnixSocket.connect(path)) != nil { throw .addressInUse }
+            if (try? UnixSocket.connect(path, kind)) != nil { throw .addressInUse }
             try FileStatus.remove(path)
-            return try open(path)
+            return try open(path, kind, mode, group)
         }
     }
 
-    private static func open(_ path: String) throws(Errno) -> Descriptor {
-        let listener = try UnixSocket.listen(path, mode: 0o660)
-        // Where there is no such group the socket stays with the group of this process.
-        if let group = UserGroup.number(of: "qubes") { try? FileStatus.setGroup(path, group) }
+    private static func open(
+        _ path: String, _ kind: UnixSocket.Kind, _ mode: Int32, _ group: UInt32?
+    ) throws(Errno) -> Descriptor {
+        let listener = try UnixSocket.listen(path, kind, mode: mode)
+        if let group { try? FileStatus.setGroup(path, group) }
         return listener
     }
 

@@ -258,6 +258,8 @@ struct ShowLog: ParsableCommand {
     @Argument var qube: String?
     @Flag(name: .shortAndLong, help: "Go on with what comes, until the lab ends.")
     var follow = false
+    @Option(help: "Only what all programs tell about the call with this id.")
+    var call: String?
 
     func run() throws {
         try failing { () throws(LabError) in
@@ -270,6 +272,12 @@ struct ShowLog: ParsableCommand {
                 // Nobody reads any more: that is the end, not an error.
                 let bytes = Array("\(line)\n".utf8)
                 if (try? Descriptor.writeAll(bytes, to: 1)) == nil { CurrentProcess.exit(0) }
+            }
+            if let call {
+                guard log.show(call: call, show) else {
+                    throw LabError("no call has the id \(call)")
+                }
+                return
             }
             if !follow { return log.show(qube, show) }
             try? log.follow(qube, show)

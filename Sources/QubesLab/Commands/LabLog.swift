@@ -26,6 +26,37 @@ struct LabLog {
         }
     }
 
+    /// Everything that all programs have told about one call: the lines with its id, and those of
+    /// the target about the same channel.
+    func show(call id: String, _ print: (Substring) -> Void) -> Bool {
+        let all = lines(of: path + ".1") + lines(of: path)
+        let isOwn = { (line: Substring) in line.split(separator: " ").contains("id=\(id)") }
+        guard let index = all.lastIndex(where: isOwn) else { return false }
+        let words = all[index].split(separator: " ")
+        guard let place = Self.field("place", words), let domain = Self.field("domain", words),
+            let colon = place.firstIndex(of: ":")
+        else {
+            all.filter(isOwn).forEach(print)
+            return true
+        }
+        // A call to dom0 has a port of its own qube; the other side knows it as domain 0.
+        let port = place[place.index(after: colon)...]
+        let caller = place.hasPrefix("0:") ? "0" : domain
+        let channel = " domain=\(caller) port=\(port)"
+        let isChannel = { (line: Substring) in
+            line.hasSuffix(channel) || line.contains(channel + " ")
+        }
+        let isEnd = { (line: Substring) in isChannel(line) && line.contains(" call ended ") }
+        let first = all[..<index].lastIndex(where: isEnd).map { $0 + 1 } ?? 0
+        let last = all[index...].firstIndex(where: isEnd) ?? all.count - 1
+        for line in all[first...last] where isOwn(line) || isChannel(line) { print(line) }
+        return true
+    }
+
+    private static func field(_ key: String, _ words: [Substring]) -> Substring? {
+        words.first { $0.hasPrefix(key + "=") }.map { $0.dropFirst(key.count + 1) }
+    }
+
     static func matches(_ line: Substring, _ qube: String?) -> Bool {
         guard let qube else { return true }
         return line.hasPrefix(qube + ": ")

@@ -24,7 +24,9 @@ struct Programs: Equatable {
     }
 
     /// Where users look for programs beside /usr/bin.
-    private static let administrative: Set<String> = ["qrexec-daemon"]
+    private static let administrative: Set<String> = [
+        "qrexec-daemon", "qrexec-daemon-starter",
+    ]
 
     /// The directory of a program that was started as `name`, links not followed: `make build`
     /// puts links there.

@@ -219,7 +219,8 @@ final class Lab: QubeManager {
         guard let domain = qube.domain else { return }
         let daemon = program(
             [
-                "qrexec-daemon", "--direct", "-u", qube.files.uuid, "--", String(domain), qube.name,
+                "qrexec-daemon-starter", "--direct", "-u", qube.files.uuid, "--", String(domain),
+                qube.name,
                 "user",
             ], user: "user", of: qube, in: dom0)
         daemon.beforeStart = { [weak self, weak qube] in

@@ -7,6 +7,7 @@ struct LocalConnector: ~Copyable {
     private let path: String
     private let directory: String
     private let server: DomainID
+    private var isAdopted = false
     private var changes: Inotify?
     private var connection: Descriptor?
     /// The directory's changes, then the connection: readable when there is something to do.
@@ -17,6 +18,29 @@ struct LocalConnector: ~Copyable {
         self.server = server
         path = "\(directory)/\(port).sock"
         try reach()
+    }
+
+    /// With a connection that another process has made; there is no second try.
+    init(adopting connection: consuming Descriptor, server: DomainID) {
+        directory = ""
+        self.server = server
+        path = ""
+        isAdopted = true
+        pollDescriptor = connection.number
+        self.connection = consume connection
+    }
+
+    var isConnected: Bool { connection != nil }
+
+    /// The connection, for another process to adopt; nil while there is no server.
+    mutating func takeConnection() throws(VchanError) -> Descriptor? {
+        if connection == nil {
+            do throws(Errno) { _ = try changes?.drain() } catch {
+                throw .system(call: "watch \(directory)", error)
+            }
+            try reach()
+        }
+        return connection.take()
     }
 
     /// Connects, or sees to it that a change wakes us. The second try after the watch is there
@@ -71,6 +95,7 @@ struct LocalConnector: ~Copyable {
         switch try LocalOffer.receive(from: connection!) {
         case .nothingYet: return nil
         case .hangUp:
+            if isAdopted { throw .closed(peerDied: true) }
             // It served another client or died: the next server on this port is as good.
             connection = nil
             pollDescriptor = changes?.descriptor.number ?? -1

@@ -50,6 +50,7 @@ struct StreamConnector: ~Copyable {
     private var edges: Descriptor?
     private var changes: Inotify?
     private var timer: Descriptor?
+    private var adopted: Descriptor?
     private var pause = 1_000_000
     let pollDescriptor: Int32
 
@@ -65,14 +66,33 @@ struct StreamConnector: ~Copyable {
         StreamConnector(directory: directory, path: path, edges: try StreamLink.makeEdges())
     }
 
+    /// With a connection that another process has made.
+    static func adopting(_ connection: consuming Descriptor) throws(VchanError) -> StreamConnector {
+        var connector = StreamConnector(
+            directory: "", path: "", edges: try StreamLink.makeEdges())
+        connector.adopted = consume connection
+        return connector
+    }
+
     /// One try; the caller comes back when the descriptor is readable.
     mutating func advance() throws(VchanError) -> StreamLink? {
+        var connection = adopted.take()
+        if connection == nil { connection = try reach() }
+        guard let socket = connection.take() else { return nil }
+        do throws(Errno) { _ = try check(cs_edges_add(pollDescriptor, socket.number)) } catch {
+            throw .system(call: "epoll_ctl", error)
+        }
+        return StreamLink(socket: socket, edges: edges.take()!)
+    }
+
+    /// One try to connect.
+    mutating func reach() throws(VchanError) -> Descriptor? {
         do throws(Errno) {
             if changes != nil || timer != nil {
                 cs_edges_clear(pollDescriptor)
                 _ = try changes?.drain()
             }
-            if let link = try connect() { return link }
+            if let socket = try connect() { return socket }
             guard changes == nil, watch() else { return nil }
             // A server that came before the watch was there.
             return try connect()
@@ -82,11 +102,9 @@ struct StreamConnector: ~Copyable {
     }
 
     /// - Returns: nil while there is no server.
-    private mutating func connect() throws(Errno) -> StreamLink? {
+    private mutating func connect() throws(Errno) -> Descriptor? {
         do throws(Errno) {
-            let socket = try UnixSocket.connect(path, .stream)
-            _ = try check(cs_edges_add(pollDescriptor, socket.number))
-            return StreamLink(socket: socket, edges: edges.take()!)
+            return try UnixSocket.connect(path, .stream)
         } catch {
             switch error {
             case .noSuchFileOrDirectory:
