@@ -60,18 +60,21 @@ struct StreamConnector: ~Copyable {
         self.edges = consume edges
     }
 
-    /// The first try is made by the first `advance`.
+    /// The first try is made by the first `advance`, for which the descriptor is readable at once.
     static func start(directory: String, path: String) throws(VchanError) -> StreamConnector {
-        StreamConnector(directory: directory, path: path, edges: try StreamLink.makeEdges())
+        let edges = try StreamLink.makeEdges()
+        var connector = StreamConnector(directory: directory, path: path, edges: edges)
+        do throws(Errno) { try connector.setTimer(nanoseconds: 1) } catch {
+            throw .system(call: "timer", error)
+        }
+        return connector
     }
 
     /// One try; the caller comes back when the descriptor is readable.
     mutating func advance() throws(VchanError) -> StreamLink? {
         do throws(Errno) {
-            if changes != nil || timer != nil {
-                cs_edges_clear(pollDescriptor)
-                _ = try changes?.drain()
-            }
+            cs_edges_clear(pollDescriptor)
+            _ = try changes?.drain()
             if let link = try connect() { return link }
             guard changes == nil, watch() else { return nil }
             // A server that came before the watch was there.
@@ -90,7 +93,7 @@ struct StreamConnector: ~Copyable {
         } catch {
             switch error {
             case .noSuchFileOrDirectory:
-                if changes == nil, timer != nil { try tryAgainLater() }
+                if changes == nil { try tryAgainLater() }
             case .connectionRefused, .resourceTemporarilyUnavailable: try tryAgainLater()
             default: throw error
             }
@@ -107,19 +110,22 @@ struct StreamConnector: ~Copyable {
             self.changes = consume changes
             return true
         } catch {
-            if timer == nil { try? tryAgainLater() }
             return false
         }
     }
 
     private mutating func tryAgainLater() throws(Errno) {
+        try setTimer(nanoseconds: pause)
+        pause = min(pause * 2, 100_000_000)
+    }
+
+    private mutating func setTimer(nanoseconds: Int) throws(Errno) {
         if timer == nil {
             let timer = Descriptor(taking: try check(cs_timer_create()))
             _ = try check(cs_edges_add(pollDescriptor, timer.number))
             self.timer = consume timer
         }
         guard let number = timer?.number else { return }
-        _ = cs_timer_set(number, pause)
-        pause = min(pause * 2, 100_000_000)
+        _ = cs_timer_set(number, nanoseconds)
     }
 }
