@@ -166,7 +166,7 @@ let package = Package(
             swiftSettings: ours),
         .executableTarget(
             name: "services-bench", dependencies: ["BenchmarkReport"],
-            path: "Benchmarks/Services", swiftSettings: ours),
+            path: "Benchmarks/Services", exclude: ["run"], swiftSettings: ours),
 
         // make bench-calls: the driver, and the load that it runs inside the qubes.
         .executableTarget(

@@ -61,9 +61,12 @@ struct StreamConnector: ~Copyable {
         self.edges = consume edges
     }
 
-    /// The first try is made by the first `advance`.
+    /// The first try is made by the first `advance`, for which the descriptor is readable at once.
     static func start(directory: String, path: String) throws(VchanError) -> StreamConnector {
-        StreamConnector(directory: directory, path: path, edges: try StreamLink.makeEdges())
+        var connector = StreamConnector(
+            directory: directory, path: path, edges: try StreamLink.makeEdges())
+        try connector.beReadableAtOnce()
+        return connector
     }
 
     /// With a connection that another process has made.
@@ -71,7 +74,14 @@ struct StreamConnector: ~Copyable {
         var connector = StreamConnector(
             directory: "", path: "", edges: try StreamLink.makeEdges())
         connector.adopted = consume connection
+        try connector.beReadableAtOnce()
         return connector
+    }
+
+    private mutating func beReadableAtOnce() throws(VchanError) {
+        do throws(Errno) { try setTimer(nanoseconds: 1) } catch {
+            throw .system(call: "timer", error)
+        }
     }
 
     /// One try; the caller comes back when the descriptor is readable.
@@ -88,10 +98,8 @@ struct StreamConnector: ~Copyable {
     /// One try to connect.
     mutating func reach() throws(VchanError) -> Descriptor? {
         do throws(Errno) {
-            if changes != nil || timer != nil {
-                cs_edges_clear(pollDescriptor)
-                _ = try changes?.drain()
-            }
+            cs_edges_clear(pollDescriptor)
+            _ = try changes?.drain()
             if let socket = try connect() { return socket }
             guard changes == nil, watch() else { return nil }
             // A server that came before the watch was there.
@@ -108,7 +116,7 @@ struct StreamConnector: ~Copyable {
         } catch {
             switch error {
             case .noSuchFileOrDirectory:
-                if changes == nil, timer != nil { try tryAgainLater() }
+                if changes == nil { try tryAgainLater() }
             case .connectionRefused, .resourceTemporarilyUnavailable: try tryAgainLater()
             default: throw error
             }
@@ -125,19 +133,22 @@ struct StreamConnector: ~Copyable {
             self.changes = consume changes
             return true
         } catch {
-            if timer == nil { try? tryAgainLater() }
             return false
         }
     }
 
     private mutating func tryAgainLater() throws(Errno) {
+        try setTimer(nanoseconds: pause)
+        pause = min(pause * 2, 100_000_000)
+    }
+
+    private mutating func setTimer(nanoseconds: Int) throws(Errno) {
         if timer == nil {
             let timer = Descriptor(taking: try check(cs_timer_create()))
             _ = try check(cs_edges_add(pollDescriptor, timer.number))
             self.timer = consume timer
         }
         guard let number = timer?.number else { return }
-        _ = cs_timer_set(number, pause)
-        pause = min(pause * 2, 100_000_000)
+        _ = cs_timer_set(number, nanoseconds)
     }
 }
