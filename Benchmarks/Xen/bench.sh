@@ -44,7 +44,7 @@ count_calls() {
             figure "$name: $call" $kind \
                 "$(awk -v c=$call '$NF == c { n = $4 } END { print n + 0 }' /tmp/calls)"
         done
-        figure "$name: all system calls" $kind "$(awk '$NF == "total" { print $3 }' /tmp/calls)"
+        figure "$name: all system calls" $kind "$(awk '$NF == "total" { print $4 }' /tmp/calls)"
     done
 }
 
