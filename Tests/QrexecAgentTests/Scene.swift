@@ -67,6 +67,19 @@ final class Running {
     }
 }
 
+/// The process of a program with an argument of its own; not one that is over and not reaped.
+func process(_ name: String, argument: String) -> Int32? {
+    for entry in (try? PathStatus.names(in: "/proc")) ?? [] {
+        guard let pid = Int32(entry),
+            let file = try? Descriptor.open("/proc/\(pid)/cmdline", O_RDONLY),
+            let text = try? file.readAll(limit: 1 << 20)
+        else { continue }
+        let words = text.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+        if words.first == name, words.contains(argument) { return pid }
+    }
+    return nil
+}
+
 /// A qube's programs over the socket transport, with dom0, other qubes, local programs and services
 /// played by the test. The qube is domain 42, its peers are others.
 class Scene {
@@ -186,16 +199,11 @@ class AgentScene: Scene {
         // The data process would wait for the next agent.
         guard let data = dataProcess else { return }
         kill(data, SIGTERM)
-        _ = try? wait(until: "the data process ended") { kill(data, 0) != 0 }
+        _ = try? wait(until: "the data process ended") { self.dataProcess == nil }
     }
 
     /// The process that holds the calls; it may outlive its agent.
-    var dataProcess: Int32? {
-        do {
-            let peer = try UnixSocket.connect("\(path)/agent.sock-data", .sequencedPacket)
-            return try UnixSocket.peer(of: peer).pid
-        } catch { return nil }
-    }
+    var dataProcess: Int32? { process("qrexec-agent-data", argument: "\(triggerSocket)-data") }
 
     func startAgent() throws { agent = try launch(options) }
 
