@@ -28,12 +28,24 @@ enum Programs {
             .first { FileStatus.isExecutable($0) }
     }
 
-    /// Whether the client of this qube is this program, which then makes calls by itself.
-    static func isOwn(_ client: String) -> Bool {
-        guard let executable,
-            let real = try? Descriptor.realPath(Array(client.utf8) + [0])
-        else { return false }
-        return real.elementsEqual(executable.utf8)
+    /// Whether a program is this one under another name.
+    static func isOwn(_ program: String) -> Bool {
+        guard let executable else { return false }
+        return leads(program, to: executable)
+    }
+
+    /// Whether the client of this qube came with this program, which then makes calls by itself: it
+    /// speaks to the agent as that client does.
+    static var callsItself: Bool {
+        get throws(FileProblem) {
+            guard let ownDirectory else { return false }
+            return leads(try client(), to: "\(ownDirectory)/qrexec-client-vm")
+        }
+    }
+
+    private static func leads(_ path: String, to file: String) -> Bool {
+        guard let real = try? Descriptor.realPath(Array(path.utf8) + [0]) else { return false }
+        return real.elementsEqual(file.utf8)
     }
 
     /// The absolute path of another tool of this package, and the arguments that choose it: a link

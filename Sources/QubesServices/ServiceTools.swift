@@ -64,6 +64,12 @@ public enum ServiceTools {
             "qubes.GetDate": GetDateService.run,
             "qubes-clipboard": ClipboardTool.run,
             "qvm-run": QubeRunTool.run,
+            "qvm-copy": CopyTool.run,
+            "qvm-move": CopyTool.run,
+            "qvm-copy-to-vm": CopyTool.run,
+            "qvm-move-to-vm": CopyTool.run,
+            "qfile-dom0-agent": FileAgentTool.run,
+            "qfile-dom0-unpacker": FileUnpackerTool.run,
         ]
     }
 }

@@ -38,8 +38,9 @@ final class Scene {
             try FileManager.default.createSymbolicLink(
                 atPath: bin + "/" + name, withDestinationPath: "qrexec-vm")
         }
-        try here.write("bin/qrexec-client-vm", "#!/bin/bash\n" + client)
-        chmod(bin + "/qrexec-client-vm", 0o755)
+        // Not beside the program, which would take it for its own and call by itself.
+        try here.write("client/qrexec-client-vm", "#!/bin/bash\n" + client)
+        chmod(here.path + "/client/qrexec-client-vm", 0o755)
         try FileManager.default.createDirectory(
             atPath: here.path + "/work", withIntermediateDirectories: false)
     }
@@ -47,7 +48,7 @@ final class Scene {
     /// Connects the local program with the service, as the two agents do.
     static let call = """
         target=$1 service=$2; shift 2
-        here=$(dirname "$0")
+        here=$(dirname "$0")/../bin
         echo "$target $service" >> "$here/calls"
         name=${service%%+*}; argument=${service#*+}
         [ "$argument" = "$service" ] && argument=
@@ -65,7 +66,9 @@ final class Scene {
         process.executableURL = URL(fileURLWithPath: here.path + "/bin/" + tool)
         process.arguments = arguments
         process.currentDirectoryURL = URL(fileURLWithPath: here.path + "/work")
-        process.environment = ["PATH": "/usr/bin:/bin", "THERE": there.path]
+        process.environment = [
+            "PATH": here.path + "/client:/usr/bin:/bin", "THERE": there.path,
+        ]
         process.standardError = error
         process.standardInput = FileHandle.nullDevice
         try process.run()

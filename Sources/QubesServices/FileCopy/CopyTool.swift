@@ -89,7 +89,7 @@ public enum CopyTool {
                 throw FileProblem(Array(service.utf8), Self.reason(error))
             }
         }
-        if Programs.isOwn(try Programs.client()) {
+        if try Programs.callsItself {
             return try send(command, service, total: total, record)
         }
         var program = Programs.own("qfile-agent")

@@ -47,7 +47,7 @@ public enum OpenTool {
         let address = Array(command.what.utf8)
         if OpenURLRequest.accepts(address) {
             let line = command.what + "\n"
-            if Programs.isOwn(try Programs.client()) {
+            if try Programs.callsItself {
                 return try OpenCall(target: command.target, service: "qubes.OpenURL").send(line)
             }
             var call = RemoteCall(target: command.target, service: "qubes.OpenURL")
@@ -93,7 +93,7 @@ public enum OpenTool {
     private static func openFile(_ path: String, _ command: Command) throws(FileProblem) -> Int32 {
         let answer = command.isViewOnly ? nil : try EditedFile(of: path)
         let status =
-            Programs.isOwn(try Programs.client())
+            try Programs.callsItself
             ? try OpenCall(target: command.target, service: "qubes.OpenInVM")
                 .exchange(path, isViewOnly: command.isViewOnly, into: answer?.number)
             : try callByClient(path, command, into: answer?.number)
