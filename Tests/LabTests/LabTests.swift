@@ -227,7 +227,10 @@ struct LabTests {
     @Test("up fails with the log's tail when an agent does not come up, and cleans up")
     func upFails() throws {
         let lab = try LabUnderTest(Starter.all[0], oneQube)
-        for name in ["qubes-lab", "qrexec-policy-daemon", "qrexec-daemon-starter", "qrexec-daemon"] {
+        let programs = [
+            "qubes-lab", "qrexec-policy-daemon", "qrexec-daemon-starter", "qrexec-daemon",
+        ]
+        for name in programs {
             try PathStatus.makeLink(
                 "\(lab.directory.path)/\(name)", to: "\(LabUnderTest.programs)/\(name)")
         }
