@@ -89,7 +89,9 @@ private struct Holdings: CustomStringConvertible {
         }
         // Everything has ended when nothing has changed for longer than a call lingers (a second), and,
         // the second time, no more is held than the first time.
-        func settled(_ pid: Int32, children: Int, after before: Holdings? = nil) throws -> Holdings {
+        func settled(
+            _ pid: Int32, children: Int, after before: Holdings? = nil
+        ) throws -> Holdings {
             var last = try Holdings(of: pid)
             var steady = 0
             for _ in 0..<1000 {
@@ -109,7 +111,8 @@ private struct Holdings: CustomStringConvertible {
         let before = try (settled(agent, children: 1), settled(data, children: 0))
         try run(Self.calls)
         let after = try (
-            settled(agent, children: 1, after: before.0), settled(data, children: 0, after: before.1)
+            settled(agent, children: 1, after: before.0),
+            settled(data, children: 0, after: before.1)
         )
         for (old, new) in [(before.0, after.0), (before.1, after.1)] {
             #expect(new.descriptors <= old.descriptors, "\(old) → \(new)")
