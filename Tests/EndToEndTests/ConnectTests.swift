@@ -50,9 +50,10 @@ extension EndToEnd {
         @Test("A call reaches the port that its argument names")
         func service() throws {
             let server = try serve(port: 4001, "read x; echo \"got $x\"")
-            #expect(try lab.call("qubes.ConnectTCP+4001", input: "hello\n").text == "got hello\n")
+            var outcome = try lab.call("qubes.ConnectTCP+4001", input: "hello\n")
+            #expect(outcome.text == "got hello\n", "\(outcome)")
             try stop(server)
-            let outcome = try lab.call("qubes.ConnectTCP+4001", input: "hello\n")
+            outcome = try lab.call("qubes.ConnectTCP+4001", input: "hello\n")
             #expect(outcome.status == 125)
             #expect(outcome.text == "")
         }
@@ -118,7 +119,8 @@ extension EndToEnd {
                     ])
             }
             for (number, program) in many.enumerated() {
-                #expect(try program.finish().text == "N\(number)\n")
+                let outcome = try program.finish()
+                #expect(outcome.text == "N\(number)\n", "\(outcome)")
             }
             forward.signal(SIGTERM)
             #expect(try forward.finish().status == 0)
