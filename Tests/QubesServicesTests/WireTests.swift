@@ -127,6 +127,8 @@ struct WireTests {
         let scene = try Scene()
         try FileManager.default.createSymbolicLink(
             atPath: scene.here.path + "/work/l", withDestinationPath: "x")
+        usleep(20_000)
+        _ = try shell(scene, "readlink l > /dev/null")
         let peer = try agent(scene, options + ["--", "l"])
         let link = options.count == 1 ? [] : try header(scene, "l", size: 1) + [120]
         let sent = peer.take(link.count + 32)

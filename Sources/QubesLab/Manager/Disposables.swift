@@ -20,6 +20,9 @@ final class Disposables {
     /// When each pooled disposable's files were copied, in nanoseconds since 1970.
     private var madeAt: [ObjectIdentifier: Int] = [:]
     private var isFillScheduled = false
+    /// One is made ready, which the pool does not show before its files are copied.
+    private var isFilling = false
+    private var filling: ObjectIdentifier?
     private var watched: [ObjectIdentifier: OwnedDescriptor] = [:]
 
     init(loop: EventLoop, lab: Lab) {
@@ -133,6 +136,7 @@ final class Disposables {
     func forget(_ qube: Qube) {
         let key = ObjectIdentifier(qube)
         madeAt[key] = nil
+        if filling == key { isFilling = false }
         if let process = watched.removeValue(forKey: key) {
             loop.unwatch(process.descriptor.number)
         }
@@ -155,14 +159,24 @@ final class Disposables {
     /// Starts what is missing in the pools, one after the other.
     func fill() {
         isFillScheduled = false
-        guard !lab.isEnding else { return }
+        // What is made ready now fills on when it is.
+        guard !lab.isEnding, !isFilling else { return }
         for template in lab.table where template.settings.isTemplateForDisposables {
             let wanted = feature("preload-dispvm-max", of: template) ?? 0
             guard pooled(template).count < min(wanted, 32) else { continue }
+            isFilling = true
             make(from: template) { [weak self] result in
-                guard let self, case .success(let qube) = result else { return }
+                guard let self else { return }
+                guard case .success(let qube) = result else {
+                    self.isFilling = false
+                    return
+                }
                 qube.isPooled = true
-                self.lab.start(qube.name) { [weak self] _ in self?.scheduleFill() }
+                self.filling = ObjectIdentifier(qube)
+                self.lab.start(qube.name) { [weak self] _ in
+                    self?.isFilling = false
+                    self?.scheduleFill()
+                }
             }
             return
         }
