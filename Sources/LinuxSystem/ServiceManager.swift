@@ -3,9 +3,12 @@ import CLinuxSystem
 /// What started this process and watches it, where that is systemd: told by datagrams, without its
 /// library.
 public enum ServiceManager {
+    /// The variable that names its socket; what outlives the program must not inherit it.
+    public static let variable = "NOTIFY_SOCKET"
+
     /// Tells a state, as `READY=1` or `STATUS=…`; without such a manager nothing happens.
     public static func tell(_ state: String) {
-        guard let path = CurrentProcess.variable("NOTIFY_SOCKET") else { return }
+        guard let path = CurrentProcess.variable(variable) else { return }
         // SAFETY: two C strings that outlive the call. Nobody is left to be told of a failure.
         _ = unsafe cs_send_datagram(path, state)
     }

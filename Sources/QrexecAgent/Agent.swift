@@ -189,7 +189,7 @@ final class Agent {
             }
             if !wasReady {
                 wasReady = true
-                ServiceManager.notifyReady()
+                ServiceManager.tell("READY=1")
             }
         } catch {
             log.error(

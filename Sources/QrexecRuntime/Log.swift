@@ -135,7 +135,7 @@ public enum Timestamp {
     }
 
     /// The proleptic Gregorian date, counting eras of 400 years from 1 March.
-    private static func civil(daysSince1970 days: Int) -> (year: Int, month: Int, day: Int) {
+    public static func civil(daysSince1970 days: Int) -> (year: Int, month: Int, day: Int) {
         let shifted = days + 719_468
         let era = shifted / 146_097
         let dayOfEra = shifted % 146_097

@@ -76,18 +76,6 @@ public final class LineCollector {
     }
 }
 
-/// Tells the service manager that this program is ready (`sd_notify`), if it was started by one.
-public enum ServiceManager {
-    public static let variable = "NOTIFY_SOCKET"
-
-    public static func notifyReady() {
-        guard let path = CurrentProcess.variable(variable), !path.isEmpty,
-            let socket = try? UnixSocket.connect(path, .datagram)
-        else { return }
-        _ = try? UnixSocket.send(socket.number, Array("READY=1".utf8).span)
-    }
-}
-
 /// The standard error of a program that nobody else listens to, read to its end.
 enum LoggedPipe {
     static func follow(

@@ -22,7 +22,6 @@ final class Disposables {
     private var isFillScheduled = false
     /// One is made ready, which the pool does not show before its files are copied.
     private var isFilling = false
-    private var filling: ObjectIdentifier?
     private var watched: [ObjectIdentifier: OwnedDescriptor] = [:]
 
     init(loop: EventLoop, lab: Lab) {
@@ -136,7 +135,6 @@ final class Disposables {
     func forget(_ qube: Qube) {
         let key = ObjectIdentifier(qube)
         madeAt[key] = nil
-        if filling == key { isFilling = false }
         if let process = watched.removeValue(forKey: key) {
             loop.unwatch(process.descriptor.number)
         }
@@ -172,7 +170,6 @@ final class Disposables {
                     return
                 }
                 qube.isPooled = true
-                self.filling = ObjectIdentifier(qube)
                 self.lab.start(qube.name) { [weak self] _ in
                     self?.isFilling = false
                     self?.scheduleFill()

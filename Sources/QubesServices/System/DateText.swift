@@ -1,3 +1,5 @@
+import QrexecRuntime
+
 /// A moment as `qubes.GetDate` writes it: ISO 8601 in UTC, like `2026-11-21T15:10:20+00:00`, with
 /// nanoseconds `2026-11-21T15:10:20,123456789+00:00`.
 struct DateText: Equatable {
@@ -13,7 +15,7 @@ struct DateText: Equatable {
     func text(withNanoseconds: Bool) -> String {
         let days = seconds / Self.day
         let second = seconds % Self.day
-        let date = Self.date(days)
+        let date = Timestamp.civil(daysSince1970: days)
         let fraction = withNanoseconds ? "," + Self.padded(nanoseconds, 9) : ""
         return "\(Self.padded(date.year, 4))-\(Self.padded(date.month, 2))-"
             + "\(Self.padded(date.day, 2))T\(Self.padded(second / 3600, 2)):"
@@ -49,7 +51,7 @@ struct DateText: Equatable {
         guard rest.elementsEqual("+00:00".utf8) || rest.elementsEqual("Z".utf8) else { return nil }
         let days = Self.days(year, month, day)
         // The 30th of February would be the 2nd of March.
-        guard Self.date(days) == (year, month, day) else { return nil }
+        guard Timestamp.civil(daysSince1970: days) == (year, month, day) else { return nil }
         seconds = days * Self.day + hour * 3600 + minute * 60 + second
     }
 
@@ -68,19 +70,5 @@ struct DateText: Equatable {
         let y = month > 2 ? year : year - 1
         let m = (month + 9) % 12
         return y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 719_469
-    }
-
-    private static func date(_ days: Int) -> (year: Int, month: Int, day: Int) {
-        let shifted = days + 719_468
-        let era = shifted / 146_097
-        let dayOfEra = shifted % 146_097
-        let yearOfEra =
-            (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
-        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
-        let m = (5 * dayOfYear + 2) / 153
-        let month = m < 10 ? m + 3 : m - 9
-        return (
-            yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, dayOfYear - (153 * m + 2) / 5 + 1
-        )
     }
 }

@@ -182,7 +182,7 @@ public enum ManagerProgram {
             do throws(HostProblem) {
                 try sockets.open(server)
                 log.info("ready", ["qubes": String(manager.qubes.count - 1)])
-                LinuxSystem.ServiceManager.tell("READY=1")
+                ServiceManager.tell("READY=1")
             } catch {
                 result = .failure(error)
                 loop.stop()
