@@ -42,10 +42,6 @@ public enum PolicyTools {
             for name in tools.keys.sorted() { print(name) }
             QubesPolicyTool.exit()
         }
-        if rest.first == "--list-tools" {
-            for tool in tools.keys.sorted() { Console.line(tool) }
-            QubesPolicyTool.exit()
-        }
         Console.error(
             "start qubes-policy-tools by the name of a tool, or name it first: "
                 + tools.keys.sorted().joined(separator: " "))

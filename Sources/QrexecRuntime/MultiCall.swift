@@ -18,15 +18,15 @@ public struct MultiCall {
     public func run() -> Never {
         var arguments = CurrentProcess.arguments
         if arguments.isEmpty { arguments = [program] }
-        if let tool = tools[Self.basename(arguments[0])] {
-            CurrentProcess.exit(tool(arguments))
-        }
-        if arguments.count > 1, let tool = tools[arguments[1]] {
-            CurrentProcess.exit(tool(Array(arguments.dropFirst())))
-        }
-        if arguments.dropFirst().first == "--list-tools" {
+        let name = Self.basename(arguments[0])
+        // A tool may have the program's own name, and is not asked then.
+        if name == program, arguments.dropFirst().first == "--list-tools" {
             for name in tools.keys.sorted() { Terminal.print(name) }
             CurrentProcess.exit(0)
+        }
+        if let tool = tools[name] { CurrentProcess.exit(tool(arguments)) }
+        if arguments.count > 1, let tool = tools[arguments[1]] {
+            CurrentProcess.exit(tool(Array(arguments.dropFirst())))
         }
         let names = tools.keys.sorted().joined(separator: " ")
         if arguments.dropFirst().first == "--version" {
