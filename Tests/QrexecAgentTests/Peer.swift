@@ -190,6 +190,8 @@ final class Listener {
     init(_ path: String) throws {
         try FileStatus.remove(path)
         descriptor = try UnixSocket.listen(path, mode: 0o666)
+        // The mask that gives the mode is the whole process's, and other tests run at the same time.
+        try PathStatus.changeMode(path, 0o666)
         self.path = path
     }
 
