@@ -38,9 +38,35 @@ extension DataPump {
         }
     }
 
+    /// Whether a source's end may only mean that its program has moved on to the socket that is
+    /// listened to: that is seen when the program says something there, or closes it. A program that
+    /// does neither meant the end.
+    func holdsBack(_ source: DataSource) -> Bool {
+        guard standby != nil, source.number != nil else { return false }
+        close(source: source)
+        source.isReady = false
+        loop.schedule(after: Self.holdTime) { [weak self, weak source] in
+            guard let self, let source else { return }
+            self.release(source)
+        }
+        return true
+    }
+
+    private static var holdTime: UInt64 { seconds(1) }
+
+    private func release(_ source: DataSource) {
+        guard source.number == nil, source.state == .open else { return }
+        source.state = .endToSend
+        pump()
+    }
+
     private func standbySpoke(as type: MessageType) {
         guard let socket = standby.take() else { return }
         loop.unwatch(socket.number)
-        if UnixSocket.hasData(socket.number) { readMainSink(as: type, over: socket) }
+        if UnixSocket.hasData(socket.number) {
+            readMainSink(as: type, over: socket)
+        } else {
+            for source in sources where source.type == type { release(source) }
+        }
     }
 }

@@ -152,7 +152,7 @@ public final class DataPump {
         if sink === mainSink { onMainSinkClosed() }
     }
 
-    private func close(source: DataSource) {
+    func close(source: DataSource) {
         if let number = source.number { loop.unwatch(number) }
         source.close()
     }
@@ -202,7 +202,7 @@ public final class DataPump {
     /// Rounds of one turn; more would let one busy call starve the others of its process.
     private static let roundsPerTurn = 8
 
-    private func pump() {
+    func pump() {
         guard !ended, !pumping else { return }
         pumping = true
         defer { pumping = false }
@@ -374,7 +374,10 @@ public final class DataPump {
             return false
         case .endOfFile:
             // A program that moves its output says so before it closes the old place.
-            if source.isSocket, !readsMainSink, loop.takeSignals(), readsMainSink { return true }
+            if source.isSocket, !readsMainSink {
+                if loop.takeSignals(), readsMainSink { return true }
+                if holdsBack(source) { return false }
+            }
             return try sendEnd(source)
         case .failed(let error):
             // A terminal that hung up, a service that died with unread input: the stream is over.
