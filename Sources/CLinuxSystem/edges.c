@@ -12,6 +12,8 @@ int cs_edges_add(int epoll, int fd) {
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
+void cs_edges_remove(int epoll, int fd) { (void)epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); }
+
 void cs_edges_clear(int epoll) {
     struct epoll_event events[8];
     (void)!epoll_wait(epoll, events, 8, 0);

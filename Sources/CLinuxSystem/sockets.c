@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -73,8 +74,9 @@ ssize_t cs_receive_descriptors(int socket, void *bytes, size_t length, int *fds,
 }
 
 // Fills the address; a path that is too long is spelled through a descriptor of its directory,
-// which the caller closes (-1 when none was needed).
-static int unix_address(const char *path, struct sockaddr_un *address, int *directory) {
+// which the caller closes (-1 when none was needed). `room` bytes stay free for a longer last name.
+static int unix_address(const char *path, struct sockaddr_un *address, size_t room,
+                        int *directory) {
     *directory = -1;
     memset(address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
@@ -83,7 +85,7 @@ static int unix_address(const char *path, struct sockaddr_un *address, int *dire
         errno = ENOENT;
         return -1;
     }
-    if (length < sizeof address->sun_path) {
+    if (length + room < sizeof address->sun_path) {
         memcpy(address->sun_path, path, length);
         return 0;
     }
@@ -99,7 +101,7 @@ static int unix_address(const char *path, struct sockaddr_un *address, int *dire
     if (fd < 0) return -1;
     int n = snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s", fd,
                      slash + 1);
-    if (n < 0 || (size_t)n >= sizeof address->sun_path) {
+    if (n < 0 || (size_t)n + room >= sizeof address->sun_path) {
         close(fd);
         errno = ENAMETOOLONG;
         return -1;
@@ -116,23 +118,33 @@ static int finish(int socket, int directory, int failed) {
     return failed ? -1 : socket;
 }
 
+// Binds beside the path and moves the socket there when it listens, so that who sees the path can
+// connect: between bind and listen a connection is refused.
 int cs_unix_listen(const char *path, int type, int backlog, int mode) {
-    struct sockaddr_un address;
+    struct sockaddr_un address, unseen;
+    unsigned long long unique;
     int directory;
-    if (unix_address(path, &address, &directory) < 0) return -1;
+    if (unix_address(path, &address, sizeof ".0123456789abcdef", &directory) < 0) return -1;
+    if (getrandom(&unique, sizeof unique, 0) < 0) return finish(-1, directory, 1);
+    memcpy(&unseen, &address, sizeof unseen);
+    const char *slash = strrchr(address.sun_path, '/');
+    size_t parent = slash ? (size_t)(slash + 1 - address.sun_path) : 0;
+    snprintf(unseen.sun_path + parent, sizeof unseen.sun_path - parent, ".%016llx", unique);
     int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return finish(fd, directory, 1);
     // fchmod on the unbound socket sets the mode that bind gives the file: no moment in which
     // it is open to more (or fewer) than asked for, whatever the umask.
     mode_t before = umask(0);
     int failed = fchmod(fd, (mode_t)mode) < 0
-        || bind(fd, (struct sockaddr *)&address, sizeof address) < 0;
+        || bind(fd, (struct sockaddr *)&unseen, sizeof unseen) < 0;
     int error = errno;
     umask(before);
     errno = error;
-    if (!failed && listen(fd, backlog) < 0) {
-        error = errno;
-        unlink(address.sun_path);
+    if (failed) return finish(fd, directory, 1);
+    if (listen(fd, backlog) < 0
+        || renameat2(AT_FDCWD, unseen.sun_path, AT_FDCWD, address.sun_path, RENAME_NOREPLACE) < 0) {
+        error = errno == EEXIST ? EADDRINUSE : errno;
+        unlink(unseen.sun_path);
         errno = error;
         failed = 1;
     }
@@ -142,7 +154,7 @@ int cs_unix_listen(const char *path, int type, int backlog, int mode) {
 int cs_unix_connect(const char *path, int type) {
     struct sockaddr_un address;
     int directory;
-    if (unix_address(path, &address, &directory) < 0) return -1;
+    if (unix_address(path, &address, 0, &directory) < 0) return -1;
     socklen_t length = sizeof address;
     if (path[0] == '@' && !strchr(path, '/')) {
         address.sun_path[0] = 0;

@@ -1,5 +1,6 @@
 import CLinuxSystem
 import Glibc
+import Synchronization
 public import SystemPackage
 
 /// Changes in directories, by inotify.
@@ -17,10 +18,13 @@ public struct Inotify: ~Copyable {
     /// - Returns: the watch's number, which each of its events carries.
     @discardableResult
     public func watchDirectory(_ path: String) throws(Errno) -> Int32 {
-        let mask =
+        try check(unsafe inotify_add_watch(descriptor.number, path, Self.entriesMask))
+    }
+
+    fileprivate static var entriesMask: UInt32 {
+        UInt32(
             IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO
-            | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR
-        return try check(unsafe inotify_add_watch(descriptor.number, path, UInt32(mask)))
+                | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR)
     }
 
     /// Watches a directory for programs that end their use of what is in it: files that are closed,
@@ -49,5 +53,64 @@ public struct Inotify: ~Copyable {
                 return any
             }
         }
+    }
+}
+
+/// A watch on the entries of one directory, for a while.
+///
+/// Closing an inotify descriptor waits in the kernel for a grace period, some milliseconds that a
+/// call would pay for. Descriptors whose watch has ended are therefore kept for the next ones; few,
+/// because Linux gives each user 128.
+public struct DirectoryWatch: ~Copyable {
+    /// Readable when something has changed, now and then also when nothing has.
+    public let number: Int32
+    private let watch: Int32
+
+    private static let spare = Mutex<[Int32]>([])
+    private static let spareLimit = 4
+
+    public init(_ directory: String) throws(Errno) {
+        var number = Self.takeSpare() ?? -1
+        if number < 0 { number = try check(inotify_init1(Int32(IN_CLOEXEC | IN_NONBLOCK))) }
+        let watch = unsafe inotify_add_watch(number, directory, Inotify.entriesMask)
+        guard watch >= 0 else {
+            let error = Errno(rawValue: errno)
+            Self.release(number)
+            throw error
+        }
+        self.number = number
+        self.watch = watch
+    }
+
+    /// Forgets the changes so far.
+    public func drain() throws(Errno) {
+        while true {
+            do throws(Errno) {
+                // SAFETY: a buffer of the size that is given, on the stack.
+                let count = unsafe withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 8) {
+                    unsafe Glibc.read(number, $0.baseAddress, $0.count)
+                }
+                if try check(Int32(count)) == 0 { return }
+            } catch .resourceTemporarilyUnavailable {
+                return
+            }
+        }
+    }
+
+    private static func takeSpare() -> Int32? { spare.withLock { $0.popLast() } }
+
+    private static func release(_ number: Int32) {
+        let isKept = spare.withLock { spare in
+            if spare.count < spareLimit { spare.append(number) }
+            return spare.last == number
+        }
+        if !isKept { _ = Glibc.close(number) }
+    }
+
+    deinit {
+        _ = inotify_rm_watch(number, watch)
+        // The next one shall not wake for what happened here.
+        try? drain()
+        Self.release(number)
     }
 }

@@ -18,7 +18,7 @@ public enum UnixSocket {
         }
     }
 
-    /// Listens at a path that must not exist yet.
+    /// Listens at a path that must not exist yet. Who sees the path can connect.
     ///
     /// - Parameters:
     ///   - mode: permission bits of the socket file, from its first moment, whatever the umask.

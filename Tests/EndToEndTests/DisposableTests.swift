@@ -184,6 +184,9 @@ extension EndToEnd {
         func givenUp(_ seconds: Double) throws {
             let call = try lab.start(
                 "work", ["qrexec-client-vm", "@dispvm:plain-dvm", "test.Hold"])
+            try eventually("the caller runs") {
+                try lab.processes("work").contains { $0.command.contains("qrexec-client-vm") }
+            }
             usleep(UInt32(seconds * 1_000_000))
             try kill("qrexec-client-vm", in: "work")
             _ = try call.wait()

@@ -127,6 +127,7 @@ int cs_file_size(int fd, uint64_t *size);
 /// Changes of descriptors behind one: the epoll descriptor is readable when one of them has become
 /// readable or writable, or hung up, since the last clear.
 int cs_edges_add(int epoll, int fd);
+void cs_edges_remove(int epoll, int fd);
 void cs_edges_clear(int epoll);
 /// A timer of the monotonic clock, readable once after each time it was set.
 int cs_timer_create(void);

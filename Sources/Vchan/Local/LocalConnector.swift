@@ -8,7 +8,7 @@ struct LocalConnector: ~Copyable {
     private let directory: String
     private let server: DomainID
     private var isAdopted = false
-    private var changes: Inotify?
+    private var changes: DirectoryWatch?
     private var connection: Descriptor?
     /// The directory's changes, then the connection: readable when there is something to do.
     private(set) var pollDescriptor: Int32 = -1
@@ -35,7 +35,7 @@ struct LocalConnector: ~Copyable {
     /// The connection, for another process to adopt; nil while there is no server.
     mutating func takeConnection() throws(VchanError) -> Descriptor? {
         if connection == nil {
-            do throws(Errno) { _ = try changes?.drain() } catch {
+            do throws(Errno) { try changes?.drain() } catch {
                 throw .system(call: "watch \(directory)", error)
             }
             try reach()
@@ -49,10 +49,9 @@ struct LocalConnector: ~Copyable {
         if try connect() { return }
         if changes == nil {
             do throws(Errno) {
-                let inotify = try Inotify()
-                try inotify.watchDirectory(directory)
-                pollDescriptor = inotify.descriptor.number
-                changes = consume inotify
+                let changes = try DirectoryWatch(directory)
+                pollDescriptor = changes.number
+                self.changes = consume changes
             } catch .noSuchFileOrDirectory {
                 throw .unknownPeer(server, path: directory, .noSuchFileOrDirectory)
             } catch {
@@ -86,7 +85,7 @@ struct LocalConnector: ~Copyable {
     mutating func advance(link: inout EventLink) throws(VchanError) -> SharedMemory? {
         guard connection != nil else {
             // What has changed is not read: the answer is the next try in any case.
-            do throws(Errno) { _ = try changes?.drain() } catch {
+            do throws(Errno) { try changes?.drain() } catch {
                 throw .system(call: "watch \(directory)", error)
             }
             try reach()
@@ -98,7 +97,7 @@ struct LocalConnector: ~Copyable {
             if isAdopted { throw .closed(peerDied: true) }
             // It served another client or died: the next server on this port is as good.
             connection = nil
-            pollDescriptor = changes?.descriptor.number ?? -1
+            pollDescriptor = changes?.number ?? -1
             try reach()
             return nil
         case .offer(let offer):

@@ -18,10 +18,6 @@ struct LocalListener: ~Copyable {
         } catch {
             throw .system(call: "listen on \(path)", error)
         }
-        // bind shows the file before the socket listens; a client that came in between was refused
-        // and waits for a change of the file. This is the change.
-        // SAFETY: a C string that outlives the call.
-        _ = unsafe chmod(path, 0o666)
     }
 
     // SAFETY: a C string that outlives the call.

@@ -17,8 +17,6 @@ struct StreamListener: ~Copyable {
         } catch {
             throw .system(call: "listen on \(path)", error)
         }
-        // For clients that saw the file before it listened, see LocalListener.
-        _ = unsafe chmod(path, 0o666)
     }
 
     // SAFETY: a C string that outlives the call.
@@ -48,7 +46,7 @@ struct StreamConnector: ~Copyable {
     private let path: String
     private let directory: String
     private var edges: Descriptor?
-    private var changes: Inotify?
+    private var changes: DirectoryWatch?
     private var timer: Descriptor?
     private var adopted: Descriptor?
     private var pause = 1_000_000
@@ -92,6 +90,8 @@ struct StreamConnector: ~Copyable {
         do throws(Errno) { _ = try check(cs_edges_add(pollDescriptor, socket.number)) } catch {
             throw .system(call: "epoll_ctl", error)
         }
+        // The watch's descriptor lives on in other watches.
+        if let number = changes?.number { cs_edges_remove(pollDescriptor, number) }
         return StreamLink(socket: socket, edges: edges.take()!)
     }
 
@@ -99,7 +99,7 @@ struct StreamConnector: ~Copyable {
     mutating func reach() throws(VchanError) -> Descriptor? {
         do throws(Errno) {
             cs_edges_clear(pollDescriptor)
-            _ = try changes?.drain()
+            try changes?.drain()
             if let socket = try connect() { return socket }
             guard changes == nil, watch() else { return nil }
             // A server that came before the watch was there.
@@ -127,9 +127,8 @@ struct StreamConnector: ~Copyable {
     /// - Returns: false where the timer has to do.
     private mutating func watch() -> Bool {
         do throws(Errno) {
-            let changes = try Inotify()
-            try changes.watchDirectory(directory)
-            _ = try check(cs_edges_add(pollDescriptor, changes.descriptor.number))
+            let changes = try DirectoryWatch(directory)
+            _ = try check(cs_edges_add(pollDescriptor, changes.number))
             self.changes = consume changes
             return true
         } catch {
