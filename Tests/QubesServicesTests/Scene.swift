@@ -32,8 +32,7 @@ final class Scene {
         let bin = here.path + "/bin"
         try FileManager.default.createDirectory(
             atPath: bin, withIntermediateDirectories: false)
-        try FileManager.default.copyItem(
-            atPath: builtPrograms! + "/qrexec-vm", toPath: bin + "/qrexec-vm")
+        try here.installProgram(builtPrograms! + "/qrexec-vm", as: "bin/qrexec-vm")
         for name in ServiceTools.all.keys {
             try FileManager.default.createSymbolicLink(
                 atPath: bin + "/" + name, withDestinationPath: "qrexec-vm")

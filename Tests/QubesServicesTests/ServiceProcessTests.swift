@@ -5,15 +5,21 @@ import Testing
 @testable import QubesServices
 
 extension TemporaryDirectory {
-    /// Writes an executable script. A process of its own does: a program that another thread of ours
-    /// starts in that moment would inherit the open file, which then cannot be executed.
+    /// Writes an executable script.
     func writeProgram(_ name: String, _ script: String) throws {
         try write(name + ".text", "#!/bin/bash\n" + script)
+        try installProgram(path + "/" + name + ".text", as: name)
+        try FileManager.default.removeItem(atPath: path + "/" + name + ".text")
+    }
+
+    /// Copies a program. A process of its own does: a program that another thread of ours starts in
+    /// that moment would inherit the open file, which then cannot be executed.
+    func installProgram(_ program: String, as name: String) throws {
         let copy = try Process.run(
             URL(fileURLWithPath: "/usr/bin/install"),
-            arguments: ["-m", "755", path + "/" + name + ".text", path + "/" + name])
+            arguments: ["-m", "755", program, path + "/" + name])
         copy.waitUntilExit()
-        try FileManager.default.removeItem(atPath: path + "/" + name + ".text")
+        #expect(copy.terminationStatus == 0)
     }
 }
 
