@@ -178,7 +178,8 @@ let package = Package(
             name: "xen-bench", dependencies: ["LinuxSystem", "Vchan"],
             path: "Benchmarks/Xen/Swift", swiftSettings: ours, linkerSettings: staticPIE),
         .executableTarget(
-            name: "calls-bench", dependencies: ["LinuxSystem", "QrexecRuntime", system],
+            name: "calls-bench",
+            dependencies: ["BenchmarkReport", "LinuxSystem", "QrexecRuntime", system],
             path: "Benchmarks/Calls/Driver", swiftSettings: ours),
 
         .testTarget(

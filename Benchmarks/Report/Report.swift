@@ -42,7 +42,7 @@ public struct Report {
     }
 
     private static func line(_ figure: Figure) -> String {
-        var text = figure.name.padding(toLength: 58, withPad: " ", startingAt: 0)
+        var text = figure.name.padding(toLength: 64, withPad: " ", startingAt: 0)
         text += String(format: "%12.3f %@", figure.value, figure.unit)
         if let ratio = figure.ratio, let against = figure.against {
             text += String(format: "  = %.3f × %@", ratio, against)
@@ -72,6 +72,19 @@ public struct Report {
         }
         let text = JSONValue.array([Self.environment] + entries).text + "\n"
         try text.write(toFile: path, atomically: true, encoding: .utf8)
+    }
+
+    /// Makes one list of several: the first one's machine, and all figures.
+    public static func merge(_ parts: [String], into path: String) throws {
+        var all: [Any] = []
+        for part in parts {
+            let data = try Data(contentsOf: URL(fileURLWithPath: part))
+            let list = try JSONSerialization.jsonObject(with: data) as? [Any] ?? []
+            all += all.isEmpty ? list[...] : list.dropFirst()
+        }
+        let options: JSONSerialization.WritingOptions = [.prettyPrinted, .sortedKeys]
+        let data = try JSONSerialization.data(withJSONObject: all, options: options)
+        try data.write(to: URL(fileURLWithPath: path))
     }
 
     private static func firstLine(_ path: String) -> String {

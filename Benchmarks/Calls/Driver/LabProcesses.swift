@@ -49,8 +49,14 @@ struct LabProcesses {
         guard let end = stat.lastIndex(of: ")") else { return nil }
         let fields = stat[stat.index(after: end)...].split(separator: " ")
         guard fields.count > 15, let parent = Int32(fields[1]) else { return nil }
-        // Fields 14 to 17: utime, stime, cutime, cstime, in ticks of 10 ms.
-        let ticks = fields[11...14].map { (Double($0) ?? 0) / 100 }
+        // Of its threads to the nanosecond; fields 16 and 17 of stat, cutime and cstime, are in ticks
+        // of 10 ms.
+        let tasks = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? []
+        let own = tasks.reduce(0.0) { sum, task in
+            let words = file("/proc/\(pid)/task/\(task)/schedstat").split(separator: " ")
+            return sum + (words.first.flatMap { Double($0) } ?? 0) / 1e9
+        }
+        let children = fields[13...14].reduce(0.0) { $0 + (Double($1) ?? 0) / 100 }
         let name = file("/proc/\(pid)/cmdline").split(separator: "\0").first ?? ""
         var switches = 0.0
         for line in file("/proc/\(pid)/status").split(separator: "\n")
@@ -59,7 +65,7 @@ struct LabProcesses {
         }
         return Process(
             pid: pid, parent: parent, name: String(name.split(separator: "/").last ?? ""),
-            ownCPU: ticks[0] + ticks[1], allCPU: ticks.reduce(0, +), switches: switches)
+            ownCPU: own, allCPU: own + children, switches: switches)
     }
 
     /// KiB of a process that `key` names in smaps_rollup (Rss, Private_Dirty, …).

@@ -1,3 +1,4 @@
+import BenchmarkReport
 import Foundation
 
 /// A kind of call, so many at a time.
@@ -90,9 +91,9 @@ struct Round {
     let client: Double
     private(set) var results: [Load: Result] = [:]
 
-    init(_ lab: BenchLab, calls: Int) throws {
+    init(_ lab: BenchLab, _ figures: [CallFigure], calls: Int) throws {
         let before = try Self.yardsticks(lab)
-        for figure in CallFigure.all {
+        for figure in figures {
             let count = max(1, calls / 32) * 32 * (figure.load.parallel > 1 ? 2 : 1)
             results[figure.load] = try Self.measure(figure.load, count, lab)
         }
@@ -136,5 +137,42 @@ struct Round {
             rate: calls / result["duration"]! * 1e9,
             bad: result["wrong"]! + result["lost"]!, cpu: cpu / calls, processes: processes,
             switches: (after.switches - before.switches + result["child_switches"]!) / calls)
+    }
+}
+
+extension [Round] {
+    func median(_ value: (Round) -> Double) -> Double { BenchmarkReport.median(map(value)) }
+
+    func addYardsticks(to report: inout Report) {
+        report.add("yardstick: spawn and wait of /bin/true", median { $0.unit / 1e6 }, "ms")
+        report.add(
+            "F: one wake-up through 12 processes", median { $0.floor / 1e6 }, "ms",
+            ratio: median { $0.floor / $0.unit }, against: "yardstick")
+        report.add(
+            "qrexec-client-vm --version", median { $0.client / 1e6 }, "ms", atMost: 1.6,
+            ratio: median { $0.client / $0.unit }, against: "yardstick")
+    }
+
+    func add(_ figure: CallFigure, to report: inout Report) {
+        let load = figure.load
+        let name = "\(figure.name), \(load.parallel) at a time"
+        func result(_ round: Round) -> Round.Result { round.results[load]! }
+        report.add(
+            "\(name): p50", median { result($0).p50 / 1e6 }, "ms",
+            atMost: figure.goal.map { median($0.bound) },
+            ratio: median { result($0).p50 / $0.unit }, against: "yardstick")
+        report.add(
+            "\(name): p99", median { result($0).p99 / 1e6 }, "ms",
+            ratio: median { result($0).p99 / $0.unit }, against: "yardstick")
+        report.add(
+            "\(name): rate", median { result($0).rate }, "calls/s", atLeast: figure.rate)
+        let bad = reduce(0) { $0 + result($1).bad }
+        report.add("\(name): lost or wrong", bad, "calls", atMost: 0)
+        if load.parallel > 1 { return }
+        report.add(
+            "\(name): CPU, all programs", median { result($0).cpu * 1e3 }, "ms a call",
+            atMost: figure.cpu)
+        report.add("\(name): processes created", median { result($0).processes }, "a call")
+        report.add("\(name): context switches", median { result($0).switches }, "a call")
     }
 }

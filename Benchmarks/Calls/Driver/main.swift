@@ -1,3 +1,4 @@
+import BenchmarkReport
 import Foundation
 import LinuxSystem
 import QrexecRuntime
@@ -6,21 +7,23 @@ let usage = """
     Usage: calls-bench [PROGRAMS]
            calls-bench --merge TARGET FILE…
 
-    Measures calls in a lab of its own, with the programs of the directory PROGRAMS (default
+    Measures calls in labs of its own, with the programs of the directory PROGRAMS (default
     .build/bin). In the environment: JSON=FILE writes the figures there as well, STRICT=1 ends with
-    status 1 when a goal is missed, SCALE=0.1 makes a short run. --merge makes one list of several.
+    status 1 when a goal is missed, SCALE=0.1 makes a short run of one round, ONLY=PART measures one
+    part (\(Part.allCases.map(\.rawValue).joined(separator: ", "))), STREAMS=PROGRAM is the chain of a
+    stream in plain C. --merge makes one list of several.
     """
 
 func benchmark(_ programs: String) throws -> Int32 {
     let environment = ProcessInfo.processInfo.environment
-    let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let load = own.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/calls-load"
-    let lab = try BenchLab(programs: programs, load: load)
-    defer { lab.down() }
-    var measurements = Measurements(
-        lab, scale: environment["SCALE"].flatMap { Double($0) } ?? 1)
-    try measurements.run()
-    let report = measurements.report
+    var settings = Settings(programs: programs)
+    if let scale = environment["SCALE"].flatMap(Double.init) { settings.scale = scale }
+    settings.streamReference = environment["STREAMS"]
+    if let only = environment["ONLY"] {
+        guard let part = Part(rawValue: only) else { throw Problem("there is no part '\(only)'") }
+        settings.parts = [part]
+    }
+    let report = try Measurements(settings).run()
     if let path = environment["JSON"], !path.isEmpty { try report.write(to: path) }
     return environment["STRICT"] == "1" && !report.isGood ? 1 : 0
 }

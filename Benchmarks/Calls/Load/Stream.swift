@@ -33,20 +33,27 @@ enum Stream {
 
     static func write(bytes: Int) throws(Errno) {
         try forEach(of: bytes) { (block) throws(Errno) in try Descriptor.writeAll(block, to: 1) }
-        // Where the caller wants to know, and has given a descriptor.
-        let cost = Array("\(ResourceUsage(of: .itself).cpuMicroseconds)\n".utf8)
-        try? Descriptor.writeAll(cost, to: 3)
+        tellCost()
     }
 
-    /// What `readAll` must report first for these bytes.
+    /// What this process and its children have cost, to descriptor 3: an end of a stream is no part
+    /// of the chain that is measured. Whoever does not want to know gives no such descriptor.
+    private static func tellCost() {
+        let cost =
+            ResourceUsage(of: .itself).cpuMicroseconds
+            + ResourceUsage(of: .reapedChildren).cpuMicroseconds
+        try? Descriptor.writeAll(Array("\(cost)\n".utf8), to: 3)
+    }
+
+    /// What `readAll` must report for these bytes.
     static func summary(bytes: Int) throws(Errno) -> String {
         var sum = CRC32()
         try forEach(of: bytes) { (block) throws(Errno) in sum.update(block.span) }
         return "\(bytes) \(sum.value)"
     }
 
-    /// Reports count, checksum and CPU time of what standard input brought.
-    static func readAll() throws(Errno) {
+    /// Count and checksum of what standard input brings.
+    private static func taken() throws(Errno) -> String {
         let input = try Descriptor.duplicate(of: 0)
         var buffer = [UInt8](repeating: 0, count: blockSize)
         var total = 0
@@ -57,98 +64,121 @@ enum Stream {
             total += count
             sum.update(buffer.span.extracting(first: count))
         }
-        Terminal.print("\(total) \(sum.value) \(ResourceUsage(of: .itself).cpuMicroseconds)")
+        return "\(total) \(sum.value)"
+    }
+
+    static func readAll() throws(Errno) {
+        Terminal.print(try taken())
+        tellCost()
+    }
+
+    /// Both at once: a service that sends as many bytes as it must get.
+    ///
+    /// - Throws: when others came.
+    static func exchange(bytes: Int) throws(Errno) {
+        let null = try Descriptor.open("/dev/null", 2)
+        let source = try Yardstick.start(
+            [Yardstick.program, "source", String(bytes)], [null.number, 1, 2])
+        let isRight = try taken() == summary(bytes: bytes)
+        guard try source.reap() == 0, isRight else { throw .ioError }
+        tellCost()
     }
 }
 
-/// Streams through calls, several at a time, in one direction.
+/// Streams through calls, several at a time: through calls of this qube, or through the same chain in
+/// plain C.
 struct StreamLoad {
-    private let outwards: Bool
+    private enum Way: String {
+        /// From here to the service, from the service to here, and both at once.
+        case out, `in`, both
+    }
+
+    private let way: Way
     private let count: Int
-    private let target: String
     private let bytes: Int
+    /// A qube, or the path of the chain in C.
+    private let target: String
 
     init(_ arguments: [String]) throws(Errno) {
-        guard let count = Int(arguments[1]), let bytes = Int(arguments[3]) else {
-            throw .invalidArgument
-        }
-        outwards = arguments[0] == "out"
+        guard let way = Way(rawValue: arguments[0]), let count = Int(arguments[1]),
+            let bytes = Int(arguments[2])
+        else { throw .invalidArgument }
+        self.way = way
         self.count = count
         self.bytes = bytes
-        target = arguments[2]
+        target = arguments[3]
     }
 
-    /// One stream: two processes of ours, and the summary of what arrived.
+    /// One stream: the processes of ours that belong to it, and the summary of what arrived.
     private final class Running {
-        let processes: [Link]
-        let result: Descriptor
-        let sourceCost: Descriptor?
+        var processes: [Link] = []
+        var result: Descriptor?
+    }
 
-        init(
-            _ processes: [Link], _ result: consuming Descriptor,
-            _ sourceCost: consuming Descriptor? = nil
-        ) {
-            self.processes = processes
-            self.result = consume result
-            self.sourceCost = consume sourceCost
+    private var isReference: Bool { target.hasPrefix("/") }
+
+    private var client: [String] {
+        let service =
+            switch way {
+            case .out: ["sink"]
+            case .in: ["source", String(bytes)]
+            case .both: ["both", String(bytes)]
+            }
+        if isReference { return [target, Yardstick.program] + service }
+        let name = ["sink": "Sink", "source": "Source", "both": "Both"][service[0]]!
+        return ["/usr/bin/qrexec-client-vm", target, (["bench.\(name)"] + service.dropFirst())
+            .joined(separator: "+")]
+    }
+
+    /// - Parameter cost: where ends of the stream tell their own cost.
+    private func start(_ null: Int32, cost: Int32) throws(Errno) -> Running {
+        let running = Running()
+        func run(_ command: [String], _ input: Int32, _ output: Int32) throws(Errno) {
+            let child = try Yardstick.start(command, [input, output, 2, cost])
+            running.processes.append(Link(child))
         }
-    }
-
-    private func startOutwards(_ null: Int32) throws(Errno) -> Running {
-        let pipe = try Descriptor.pipe()
-        try pipe.first.setPipeSize(1 << 20)
         let result = try Descriptor.pipe()
-        let cost = try Descriptor.pipe()
-        let client = try Yardstick.start(
-            ["/usr/bin/qrexec-client-vm", target, "bench.Sink"],
-            [pipe.first.number, result.second.number, 2])
-        let source = try Yardstick.start(
-            [Yardstick.program, "source", String(bytes)],
-            [null, pipe.second.number, 2, cost.second.number])
-        return Running([Link(client), Link(source)], result.first, cost.first)
-    }
-
-    private func startInwards(_ null: Int32) throws(Errno) -> Running {
-        let pipe = try Descriptor.pipe()
-        try pipe.first.setPipeSize(1 << 20)
-        let result = try Descriptor.pipe()
-        let client = try Yardstick.start(
-            ["/usr/bin/qrexec-client-vm", target, "bench.Source+\(bytes)"],
-            [null, pipe.second.number, 2])
-        let sink = try Yardstick.start(
-            [Yardstick.program, "sink"], [pipe.first.number, result.second.number, 2])
-        return Running([Link(client), Link(sink)], result.first)
+        let input = try Descriptor.pipe()
+        let output = try Descriptor.pipe()
+        try input.first.setPipeSize(1 << 20)
+        try output.first.setPipeSize(1 << 20)
+        let isSent = way != .in
+        let isReceived = way != .out
+        try run(
+            client, isSent ? input.first.number : null,
+            isReceived ? output.second.number : result.second.number)
+        if isSent {
+            try run([Yardstick.program, "source", String(bytes)], null, input.second.number)
+        }
+        if isReceived {
+            try run([Yardstick.program, "sink"], output.first.number, result.second.number)
+        }
+        running.result = consume result.first
+        return running
     }
 
     func run() throws(Errno) {
         let expected = try Stream.summary(bytes: bytes)
         let null = try Descriptor.open("/dev/null", 2)
+        let costs = try Descriptor.pipe()
         var streams: [Running] = []
         let begin = CurrentProcess.now
-        for _ in 0..<count {
-            streams.append(
-                try outwards ? startOutwards(null.number) : startInwards(null.number))
-        }
+        for _ in 0..<count { streams.append(try start(null.number, cost: costs.second.number)) }
         var wrong = 0
-        var ends = 0
         for stream in streams {
-            let line = String(decoding: try stream.result.readAll(limit: 4096), as: UTF8.self)
-            if !line.hasPrefix(expected + " ") { wrong += 1 }
-            if !outwards { ends += Self.cost(line) }
-            for process in stream.processes { _ = try process.child.take()?.reap() }
+            let line = String(
+                decoding: try stream.result.take()?.readAll(limit: 4096) ?? [], as: UTF8.self)
+            var isRight = line == expected + "\n"
+            for process in stream.processes {
+                if try process.child.take()?.reap() != 0 { isRight = false }
+            }
+            if !isRight { wrong += 1 }
         }
         let duration = CurrentProcess.now - begin
-        for stream in streams where stream.sourceCost != nil {
-            let text = try stream.sourceCost!.readAll(limit: 4096)
-            ends += Self.cost(String(decoding: text, as: UTF8.self))
-        }
-        let clients = ResourceUsage(of: .reapedChildren).cpuMicroseconds - ends
-        Terminal.print("duration \(duration)\nwrong \(wrong)\nclient_cpu \(clients)")
-    }
-
-    /// The last number of a summary.
-    private static func cost(_ line: String) -> Int {
-        let last = line.split(whereSeparator: { $0 == " " || $0 == "\n" }).last
-        return last.flatMap { Int($0) } ?? 0
+        _ = consume costs.second
+        let text = String(decoding: try costs.first.readAll(limit: 1 << 16), as: UTF8.self)
+        let ends = text.split(separator: "\n").reduce(0) { $0 + (Int($1) ?? 0) }
+        let chain = ResourceUsage(of: .reapedChildren).cpuMicroseconds - ends
+        Terminal.print("duration \(duration)\nwrong \(wrong)\nclient_cpu \(chain)")
     }
 }

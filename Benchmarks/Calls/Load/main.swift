@@ -2,7 +2,7 @@ import LinuxSystem
 import QrexecRuntime
 
 // Makes calls inside a qube of the lab, and serves them. Started as a service, its name says what
-// it does (bench.Sink, bench.Source+BYTES).
+// it does (bench.Sink, bench.Source+BYTES, bench.Both+BYTES).
 let name = CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? ""
 var rest = Array(CommandLine.arguments.dropFirst())
 let task = name.hasPrefix("bench.") ? name : rest.isEmpty ? "--help" : rest.removeFirst()
@@ -21,6 +21,7 @@ do {
     case ("mark", 0): Terminal.print("pid \(CurrentProcess.id)")
     case ("source", 1), ("bench.Source", 1): try Stream.write(bytes: Int(rest[0]) ?? 0)
     case ("sink", 0), ("bench.Sink", 0): try Stream.readAll()
+    case ("both", 1), ("bench.Both", 1): try Stream.exchange(bytes: Int(rest[0]) ?? 0)
     case ("streams", 4): try StreamLoad(rest).run()
     default:
         Terminal.printError("calls-load: started by calls-bench, inside a qube of the lab")
