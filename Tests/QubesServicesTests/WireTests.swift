@@ -105,7 +105,7 @@ struct WireTests {
         try scene.here.write("work/--x", "dash")
         // The first read after a change sets the time of access; the sender's is to be the second.
         usleep(20_000)
-        _ = try shell(scene, "{ ls d; cat d/file; readlink d/link; } > /dev/null")
+        _ = try shell(scene, "{ ls d; cat d/file ./--x; readlink d/link; } > /dev/null")
         let first = try agent(scene, ["--", "d", "--x"])
         let directory = try header(scene, "d", size: 0)
         let file = try header(scene, "d/file", size: 8) + Array("contents".utf8)
