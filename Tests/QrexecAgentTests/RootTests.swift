@@ -7,7 +7,7 @@ import Testing
 private let isRoot = CurrentProcess.effectiveUser == 0
 
 /// An agent that is root: other users, login environments, PAM sessions (8).
-@Suite(.enabled(if: isRoot)) struct RootAgents {
+@Suite(.enabled(if: isRoot, "only root may run services as another user")) struct RootAgents {
     @Test func withoutPAMAServiceRunsInItsUsersLoginEnvironment() throws {
         let scene = try AgentScene(["--no-fork-server", "--no-pam"], asRoot: true)
         scene.extra = ["OTHER=the agent's"]

@@ -32,7 +32,8 @@ final class Scene {
         let bin = here.path + "/bin"
         try FileManager.default.createDirectory(
             atPath: bin, withIntermediateDirectories: false)
-        try here.installProgram(builtPrograms! + "/qrexec-vm", as: "bin/qrexec-vm")
+        let programs = try #require(builtPrograms, "run 'make build' first")
+        try here.installProgram(programs + "/qrexec-vm", as: "bin/qrexec-vm")
         for name in ServiceTools.all.keys {
             try FileManager.default.createSymbolicLink(
                 atPath: bin + "/" + name, withDestinationPath: "qrexec-vm")

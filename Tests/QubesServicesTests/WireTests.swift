@@ -6,7 +6,7 @@ import Testing
 
 /// `qfile-agent` and `qfile-unpacker` as another implementation meets them: processes, and the bytes
 /// of the specification (15).
-@Suite(.enabled(if: builtPrograms != nil, "the programs are not built"))
+@Suite
 struct WireTests {
     /// A program with pipes as standard streams.
     private final class Peer {
