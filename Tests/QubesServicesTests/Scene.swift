@@ -39,8 +39,7 @@ final class Scene {
                 atPath: bin + "/" + name, withDestinationPath: "qrexec-vm")
         }
         // Not beside the program, which would take it for its own and call by itself.
-        try here.write("client/qrexec-client-vm", "#!/bin/bash\n" + client)
-        chmod(here.path + "/client/qrexec-client-vm", 0o755)
+        try here.writeProgram("client/qrexec-client-vm", client)
         try FileManager.default.createDirectory(
             atPath: here.path + "/work", withIntermediateDirectories: false)
     }

@@ -165,7 +165,10 @@ struct ToolTests {
         for _ in 0..<300 { try file.writeAll([UInt8](repeating: 7, count: 1_000_000)) }
         let error = Pipe()
         let process = try scene.start("qvm-move-to-vm", ["vault", "large"], error: error)
-        while scene.here.text("bin/calls") == nil { usleep(1000) }
+        while scene.here.text("bin/calls") == nil {
+            try #require(process.isRunning, "it ended before it called")
+            usleep(1000)
+        }
         usleep(20_000)
         kill(process.processIdentifier, SIGINT)
         process.waitUntilExit()
