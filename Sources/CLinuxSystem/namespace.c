@@ -106,6 +106,11 @@ int cs_enter_own_namespaces(unsigned id) {
 
 int cs_die_with_parent(void) { return prctl(PR_SET_PDEATHSIG, SIGKILL); }
 
+int cs_dies_with_parent(void) {
+    int signal = 0;
+    return prctl(PR_GET_PDEATHSIG, &signal) == 0 && signal == SIGKILL;
+}
+
 int cs_execute(const char *path, char *const *argv, char *const *envp) {
     return execve(path, argv, envp);
 }

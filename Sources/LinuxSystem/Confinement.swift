@@ -12,8 +12,8 @@ public enum Confinement {
     }
 
     /// From now on this thread makes only the system calls that reading open descriptors and writing
-    /// files needs: no sockets, no programs, no signals to others; those fail with `EPERM`. `ENOSYS`
-    /// or `EINVAL` where the kernel has no such filters.
+    /// files needs: no sockets, no programs, no signals to others; those fail with `EPERM`.
+    /// `EINVAL` where the kernel has no such filters.
     public static func allowOnlyFileCalls() throws(Errno) { _ = try check(cs_only_file_calls()) }
 
     /// Makes the directory this process's root, through a mount of its own without devices, set-uid
@@ -24,9 +24,12 @@ public enum Confinement {
         Descriptor(taking: try check(cs_enter_root(directory.number)))
     }
 
-    /// Gives up every identity but this one, for good.
+    /// Gives up every identity but this one, for good. A process that dies with its parent still
+    /// does so.
     public static func become(user: UInt32, group: UInt32) throws(Errno) {
+        let dies = cs_dies_with_parent() == 1
         _ = try check(cs_become_user(user, group))
+        if dies { _ = try check(cs_die_with_parent()) }
     }
 
     /// Does something with a user's rights and returns to those of before. Where this process is

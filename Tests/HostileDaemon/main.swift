@@ -2,86 +2,17 @@
 // everything that it must not be able to do, and prints what it could.
 //
 // The starter gives it the arguments of a daemon; the default user's name is what it is to try.
+// Words separated by commas:
+//   system, execute, reach   what a process, and a caller, could do
+//   handles,PORT,OTHER       what can be done with the handles of a channel over Xen
+//   free-handles,PORT,OTHER,DOMID,NAME   the same where nothing but the handles themselves stops it
+//   anything else            one message to the dispatcher, commas for line ends
 import Glibc
 import LinuxSystem
 import SystemPackage
 
 let attempt = CurrentProcess.arguments.last ?? ""
-let line = Descriptor(taking: 3)
-try? line.setNonblocking(false)
-
-func say(_ text: String) { try? Descriptor.writeAll(Array("hostile: \(text)\n".utf8), to: 2) }
-
-func send(_ text: String) {
-    _ = try? UnixSocket.send(line, Array(text.utf8), descriptors: [], wait: true)
-}
-
-/// The dispatcher's next message and its descriptors; nil when it has closed the line.
-func receive(_ descriptors: inout DescriptorList) -> String? {
-    let bytes = try? UnixSocket.receive(
-        line, limit: 70_000, maximumDescriptors: 4, wait: true, descriptors: &descriptors)
-    return bytes.flatMap { $0.isEmpty ? nil : String(decoding: $0, as: UTF8.self) }
-}
-
-func receive() -> String? {
-    var descriptors = DescriptorList()
-    return receive(&descriptors)
-}
-
-/// Everything by which a process gets hold of something that it does not have.
-func trySystem() {
-    func could(_ what: String, _ result: Int) { if result >= 0 { say("could \(what)") } }
-    for path in [
-        "/", "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/null", "/dev/xen/evtchn",
-        "/run/qubes", "/run/qubes/policy.sock", "/run/xen-local", "/run/xen-local/peers/1",
-        "/usr/bin/env", "/tmp",
-    ] {
-        for flags in [O_RDONLY, O_RDWR, 0o10000000] {
-            could("open \(path)", Int(open(path, flags)))
-        }
-        could("look at \(path)", Int(access(path, F_OK)))
-    }
-    could("make a file", Int(open("/tmp/hostile", O_CREAT | O_RDWR, 0o600)))
-    could("remove a file", Int(unlink("/run/qubes/policy.sock")))
-    could("make a directory", Int(mkdir("/tmp/hostile", 0o700)))
-    for (family, name) in [
-        (AF_UNIX, "unix"), (AF_INET, "inet"), (AF_INET6, "inet6"), (16, "netlink"), (40, "vsock"),
-    ] {
-        could("make a \(name) socket", Int(socket(family, Int32(SOCK_STREAM.rawValue), 0)))
-    }
-    var pair: [Int32] = [0, 0]
-    could("make a socket pair", Int(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair)))
-    could("fork", syscall0(57))
-    could("clone", syscall0(56))
-    could("signal", Int(kill(getppid(), 0)))
-    could("signal everybody", Int(kill(-1, 0)))
-    for (name, number) in [
-        ("ptrace", 101), ("process_vm_readv", 310), ("pidfd_open", 434), ("pidfd_getfd", 438),
-        ("mount", 165), ("unshare", 272), ("setns", 308), ("chroot", 161), ("setuid", 105),
-        ("io_uring_setup", 425), ("bpf", 321), ("userfaultfd", 323), ("memfd_create", 319),
-        ("perf_event_open", 298), ("keyctl", 250), ("init_module", 175), ("shmget", 29),
-        ("msgget", 68), ("mq_open", 240), ("inotify_init", 253), ("open_by_handle_at", 304),
-        ("name_to_handle_at", 303), ("capset", 126), ("personality", 135), ("tgkill", 234),
-    ] { could(name, syscall0(number)) }
-    let page = mmap(nil, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    could("run its own code", Int(mprotect(page, 4096, PROT_READ | PROT_EXEC)))
-    let code = mmap(nil, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if code != MAP_FAILED { say("could map code") }
-    for number in 4..<1024 where fcntl(Int32(number), F_GETFD) >= 0 {
-        say("has descriptor \(number)")
-    }
-}
-
-@_silgen_name("syscall") func systemCall(
-    _ number: Int, _ a: Int, _ b: Int, _ c: Int, _ d: Int, _ e: Int, _ f: Int
-) -> Int
-
-/// A system call without arguments; a complaint about them is as good as a success.
-func syscall0(_ number: Int) -> Int {
-    let result = systemCall(number, 0, 0, 0, 0, 0, 0)
-    if result == 0, number == 56 || number == 57 { _exit(0) }
-    return result < 0 && errno != EPERM ? 0 : result
-}
+let words = attempt.split(separator: ",").map(String.init)
 
 func execute(_ path: String) -> Int {
     var arguments: [UnsafeMutablePointer<CChar>?] = [strdup(path), nil]
@@ -89,16 +20,24 @@ func execute(_ path: String) -> Int {
     return -1
 }
 
-switch attempt {
+switch words.first {
 case "system":
     trySystem()
 case "execute":
     _ = execute("/bin/sh")
+case "handles":
+    // As every daemon does before it reads a byte of its qube.
+    try DaemonConfinement.finish()
+    Handles(Line(Descriptor(taking: 3)), port: words[1], other: words[2])?.tryAll()
+case "free-handles":
+    let line = try Line(registeredAs: words[4], domain: words[3])
+    Handles(line, port: words[1], other: words[2])?.tryAll()
 case "reach":
+    let line = Line(Descriptor(taking: 3))
     // An allowed call: the connection to the target's daemon takes nothing more.
-    send("call\nid=1\ntarget=personal\nservice=test.Echo\nclaimed=")
+    line.send("call\nid=1\ntarget=personal\nservice=test.Echo\nclaimed=")
     var descriptors = DescriptorList()
-    let answer = receive(&descriptors) ?? "nothing"
+    let answer = line.receive(&descriptors) ?? "nothing"
     say(String(answer.split(separator: "\n").first ?? ""))
     guard let connection = descriptors.takeFirst() else { break }
     try? connection.setNonblocking(false)
@@ -113,9 +52,10 @@ case "reach":
     let rest = (try? connection.read(into: &buffer)) ?? 0
     say("the target's daemon \(rest == 0 ? "closed" : "answered")")
 default:
-    // One message to the dispatcher, blanks for line ends.
-    send(attempt.replacing(",", with: "\n"))
-    if let answer = receive() {
+    // One message to the dispatcher, commas for line ends.
+    let line = Line(Descriptor(taking: 3))
+    line.send(attempt.replacing(",", with: "\n"))
+    if let answer = line.receive() {
         say("answered \(answer.split(separator: "\n").sorted().joined(separator: " "))")
     } else {
         say("closed")

@@ -11,7 +11,8 @@ int cs_drop_capabilities(void);
 int cs_landlock_nothing(int program);
 
 /// From now on only system calls that work on open descriptors and this process's own memory
-/// succeed; the others are EPERM. Memory cannot become executable.
+/// succeed; the others are EPERM. Memory cannot become executable. The only request that drivers
+/// still answer is IOCTL_EVTCHN_NOTIFY.
 ///
 /// @param can_execute whether a program may still be executed, and filters be added.
 int cs_filter_system_calls(int can_execute);

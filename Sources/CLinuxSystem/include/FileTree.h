@@ -60,7 +60,7 @@ int cs_close_standard_output(void);
 /// Raises the number of files that may be open to the hard limit.
 int cs_raise_descriptor_limit(void);
 
-// Confinement (confine.c).
+// Confinement (landlock.c, seccomp.c, confine.c).
 
 /// From now on this thread creates and writes files only beneath the directory, and reaches neither
 /// other files nor the network (Landlock).
@@ -69,7 +69,7 @@ int cs_landlock_only(int directory);
 /// execution. Returns a descriptor of it. Needs root.
 int cs_enter_root(int directory);
 /// From now on this thread makes only the system calls that writing files needs; others are EPERM.
-/// ENOSYS on other processors than x86-64 and ARM, EINVAL where the kernel has no filters.
+/// EINVAL where the kernel has no filters.
 int cs_only_file_calls(void);
 /// Gives up every other identity for good.
 int cs_become_user(uid_t uid, gid_t gid);

@@ -18,6 +18,8 @@ int cs_enter_user_namespace(unsigned base, unsigned count);
 int cs_enter_own_namespaces(unsigned id);
 /// SIGKILL when the parent's thread ends.
 int cs_die_with_parent(void);
+/// Whether that is so. The kernel forgets it when the user changes. Never fails.
+int cs_dies_with_parent(void);
 int cs_execute(const char *path, char *const *argv, char *const *envp);
 
 // Terminals and children (terminal.c).

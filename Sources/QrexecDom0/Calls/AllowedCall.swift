@@ -23,6 +23,9 @@ final class AllowedCall {
         let service: String
     }
 
+    /// For what a caller that has ended called to end as well.
+    static let endTime = seconds(10)
+
     private let caller: Caller
     private let permission: PolicyAnswer.Permission
     private let directory: TargetDirectory
@@ -81,6 +84,11 @@ final class AllowedCall {
         reach = nil
         disposable?.remove()
         disposable = nil
+    }
+
+    /// The caller's side is over: what it called has some time to end.
+    func endAfterCaller() {
+        directory.loop.schedule(after: Self.endTime) { [self] in end() }
     }
 
     private func finish(_ outcome: Outcome) {
@@ -151,4 +159,9 @@ final class AllowedCall {
             }
         }
     }
+}
+
+extension PolicyAnswer {
+    /// Why a call is not allowed.
+    var refusal: String { reason ?? "denied by policy" }
 }

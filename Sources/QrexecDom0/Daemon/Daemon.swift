@@ -130,7 +130,9 @@ final class Daemon {
     /// The agent is gone, or broke the protocol: everything of this connection ends, and a new one
     /// is waited for. Ports stay taken: their calls may go on.
     private func linkEnded(_ reason: String, isBroken: Bool = false) {
-        log.warning("the agent's connection ended", ["reason": reason])
+        if isWorthALine() {
+            log.warning("the agent's connection ended", ["reason": reason])
+        }
         if isBroken, !wasReady {
             // It is no agent of ours, or one that is too old: waiting would not help.
             return stop(status: 1)

@@ -20,17 +20,12 @@ final class DispatchedRequest: PendingRequest {
         let request: DispatchedRequest
     }
 
-    private let loop: EventLoop
-    private let log: Log
     private let link: DispatcherLink
-    private let source: (name: String, domain: UInt32)
+    private let sourceName: String
     private let request: ServiceRequest
-    private let trace: CallTrace
+    private let answer: RequestAnswer
     private var id: UInt32 = 0
-    private var completion: ((RequestOutcome) -> Void)?
     private var serve: ((Service) -> Result<ConnectParameters, StartFailure>)?
-    private var connection: DaemonConnection?
-    private var decision = CallTrace.Decision()
     /// The service's exit status; for the session that moves its data.
     var onStatus: ((Int32) -> Void)?
     private var earlyStatus: Int32?
@@ -43,29 +38,26 @@ final class DispatchedRequest: PendingRequest {
         completion: @escaping (RequestOutcome) -> Void
     ) {
         self.request = request
-        self.source = source
+        sourceName = source.name
         self.link = link
-        self.loop = loop
-        self.log = log
         self.serve = serve
-        self.completion = completion
-        trace = CallTrace(id: "")
+        answer = RequestAnswer(
+            to: request, of: source, trace: CallTrace(id: ""), loop: loop, log: log,
+            completion: completion)
     }
 
     func start(namesSource: Bool) {
         id = link.send(self, request, namesSource: namesSource)
-        trace.id = "\(source.name)-\(id)"
+        answer.trace.id = "\(sourceName)-\(id)"
     }
 
     /// Whether there is one the dispatcher knows.
     var usesDisposable: Bool { request.target.hasPrefix("@dispvm") || isToDisposable }
-    private var isToDisposable: Bool { decision.target?.hasPrefix("@dispvm") ?? false }
+    private var isToDisposable: Bool { answer.decision.target?.hasPrefix("@dispvm") ?? false }
 
     func abandon() {
-        completion = nil
+        answer.abandon()
         serve = nil
-        connection?.close()
-        connection = nil
         link.end(id)
         link.forget(id)
     }
@@ -94,9 +86,8 @@ final class DispatchedRequest: PendingRequest {
             onStatus?(status)
             return
         }
-        decision.target = message["target"]
-        decision.rule = message["rule"]
-        decision.times = message["times"] ?? ""
+        answer.decision = CallTrace.Decision(
+            target: message["target"], rule: message["rule"], times: message["times"] ?? "")
         switch message.word {
         case "refused":
             let reason = message["reason"] ?? "denied"
@@ -112,18 +103,7 @@ final class DispatchedRequest: PendingRequest {
         guard let held = descriptors.first else {
             throw DispatchMessage.Malformed(description: "no connection to the target's daemon")
         }
-        do throws(DaemonConnection.Failure) {
-            connection = try DaemonConnection(loop: loop, sent: .execCommandLine, on: held) {
-                [self] in
-                trace.end(stage: "answer")
-                switch $0 {
-                case .success(let place): finish(.connected(place))
-                case .failure(let failure): finish(.failed(reason: failure.description))
-                }
-            }
-        } catch {
-            finish(.failed(reason: error.description))
-        }
+        answer.take(from: held, stage: "answer") { [self] in finish($0) }
     }
 
     private func serveInDom0(
@@ -157,20 +137,9 @@ final class DispatchedRequest: PendingRequest {
     }
 
     private func finish(_ outcome: RequestOutcome) {
-        guard let handler = completion else { return }
-        completion = nil
-        trace.report(request, of: source, decision, outcome, to: log)
-        // The dispatcher has its own copy of a disposable's connection.
-        loop.defer { [self] in
-            connection?.close()
-            connection = nil
-        }
-        if case .connected = outcome {
-            // A service of dom0 still tells its end.
-            if !isInDom0 { link.forget(id) }
-        } else {
-            link.forget(id)
-        }
-        handler(outcome)
+        guard answer.isAwaited else { return }
+        // A service of dom0 still tells its end.
+        if case .connected = outcome, isInDom0 {} else { link.forget(id) }
+        answer.give(outcome)
     }
 }

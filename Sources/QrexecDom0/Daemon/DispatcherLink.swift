@@ -95,14 +95,13 @@ final class DispatcherLink {
     private func channel(
         _ message: DispatchMessage, _ descriptors: [HeldDescriptor]
     ) throws(DispatchMessage.Malformed) -> ChannelAnswer {
-        guard let connection = descriptors.first?.take() else {
+        guard let handed = try ChannelFields.join(message, descriptors) else {
             return .failed(message["reason"] ?? "no connection")
         }
-        let transport = try message.text("transport")
+        let isByteStream = handed.isByteStream
         do throws(VchanError) {
             return .channel(
-                try Transport.adopt(connection, transport: transport, server: domain),
-                isByteStream: transport == "socket")
+                try Transport.adopt(handed, server: domain), isByteStream: isByteStream)
         } catch {
             return .failed(error.description)
         }

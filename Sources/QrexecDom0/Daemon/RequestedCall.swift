@@ -21,11 +21,8 @@ final class RequestedCall: PendingRequest {
     private let request: ServiceRequest
     private let namesSource: Bool
     private let context: Context
-    private let trace: CallTrace
-    private var completion: ((RequestOutcome) -> Void)?
-    private var answer: PolicyAnswer?
+    private let answer: RequestAnswer
     private var call: AllowedCall?
-    private var connection: DaemonConnection?
 
     /// - Parameters:
     ///   - namesSource: whether the qube's message has a field for a claimed source.
@@ -37,33 +34,27 @@ final class RequestedCall: PendingRequest {
         self.request = request
         self.namesSource = namesSource
         self.context = context
-        self.trace = trace
-        self.completion = completion
+        answer = RequestAnswer(
+            to: request, of: (context.ownName, context.ownDomain), trace: trace,
+            loop: context.directory.loop, log: context.log, completion: completion)
     }
 
     var usesDisposable: Bool { call?.usesDisposable ?? false }
 
-    /// For the service to end after its caller has.
-    static let endTime = seconds(10)
-
-    func callerEnded() {
-        context.directory.loop.schedule(after: Self.endTime) { [self] in call?.end() }
-    }
+    func callerEnded() { call?.endAfterCaller() }
 
     func start() {
         let question = PolicyQuestion(
             source: context.ownName, claimedSource: namesSource ? request.claimedSource : nil,
             target: request.target, service: request.service)
         context.policy.ask(question) { [self] result in
-            trace.end(stage: "policy")
-            if completion != nil { decided(result) }
+            answer.trace.end(stage: "policy")
+            if answer.isAwaited { decided(result) }
         }
     }
 
     func abandon() {
-        completion = nil
-        connection?.close()
-        connection = nil
+        answer.abandon()
         call?.end()
         call = nil
     }
@@ -71,15 +62,17 @@ final class RequestedCall: PendingRequest {
     private func decided(_ result: Result<PolicyAnswer, PolicyAsker.Unanswered>) {
         switch result {
         case .failure(let unanswered): finish(.failed(reason: unanswered.reason))
-        case .success(let answer):
-            self.answer = answer
-            guard let permission = answer.permission else {
-                return finish(.refused(reason: answer.reason ?? "denied by policy"))
+        case .success(let decision):
+            answer.decision = CallTrace.Decision(
+                target: decision.permission?.target, rule: decision.rule)
+            guard let permission = decision.permission else {
+                return finish(.refused(reason: decision.refusal))
             }
             let caller = AllowedCall.Caller(
                 name: context.ownName, domain: context.ownDomain, service: request.service)
             let call = AllowedCall(
-                permission, of: caller, in: context.directory, log: context.log, trace: trace)
+                permission, of: caller, in: context.directory, log: context.log,
+                trace: answer.trace)
             self.call = call
             call.start { [self] in carriedOut($0) }
         }
@@ -90,49 +83,19 @@ final class RequestedCall: PendingRequest {
         case .failed(let reason): finish(.failed(reason: reason))
         case .inDom0(let command):
             let started = context.startInDom0(command)
-            trace.end(stage: "connect")
+            answer.trace.end(stage: "connect")
             switch started {
             case .success(let place): finish(.connected(place))
             case .failure(let failure): finish(.failed(reason: failure.reason))
             }
         case .reached(let held):
-            do throws(DaemonConnection.Failure) {
-                let connection = try DaemonConnection(
-                    loop: context.directory.loop, sent: .execCommandLine, on: held
-                ) { [self] in answered($0) }
-                self.connection = connection
-                // Of the end, disposables are told by a descriptor of their own.
-                connection.onCallEnd = { [unowned self] in self.connection = nil }
-            } catch {
-                finish(.failed(reason: error.description))
-            }
-        }
-    }
-
-    private func answered(_ result: Result<ConnectParameters, DaemonConnection.Failure>) {
-        trace.end(stage: "connect")
-        switch result {
-        case .success(let place): finish(.connected(place))
-        case .failure(let failure): finish(.failed(reason: failure.description))
+            answer.take(from: held, stage: "connect") { [self] in finish($0) }
         }
     }
 
     private func finish(_ outcome: RequestOutcome) {
-        guard let handler = completion else { return }
-        completion = nil
-        let decision = CallTrace.Decision(
-            target: answer?.permission?.target, rule: answer?.rule)
-        trace.report(
-            request, of: (context.ownName, context.ownDomain), decision, outcome, to: context.log)
-        if case .connected = outcome {
-            // The call goes on without us; a disposable holds its connection itself.
-            context.directory.loop.defer { [self] in
-                connection?.close()
-                connection = nil
-            }
-        } else {
-            call?.end()
-        }
-        handler(outcome)
+        guard answer.isAwaited else { return }
+        if case .connected = outcome {} else { call?.end() }
+        answer.give(outcome)
     }
 }

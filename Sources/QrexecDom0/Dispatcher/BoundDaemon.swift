@@ -21,8 +21,8 @@ final class BoundDaemon {
 
     /// Requests that are being decided or carried out, calls to disposables and to dom0.
     private static let maximumCalls = 2 * Limits.pendingRequests + Limits.dataPorts
-    /// Channels on the way.
-    private static let maximumOpenings = Limits.dataPorts + 1
+    /// Channels on the way, and those that are open and cost something here.
+    private static let maximumChannels = Limits.dataPorts + 1
     /// For the qube to offer a data channel.
     private static let openingTime = seconds(TimeLimits.dom0Execute + 1)
 
@@ -33,6 +33,8 @@ final class BoundDaemon {
     private let sockets: DaemonSockets
     private let directory: TargetDirectory
     private var openings: [UInt32: PendingOpening] = [:]
+    /// Of channels that the daemon has, by the descriptor that tells of their end.
+    private var keepers: [Int32: ChannelKeeper] = [:]
     private var calls: [UInt32: DispatchedCall] = [:]
     private var isListening = false
 
@@ -65,6 +67,8 @@ final class BoundDaemon {
         log.warning("a daemon is gone", ["qube": identity.name, "reason": reason])
         unlisten()
         openings = [:]
+        for number in keepers.keys { loop.unwatch(number) }
+        keepers = [:]
         // Calls between qubes go on without their daemons; a disposable goes at its call's end.
         for call in Array(calls.values) { call.daemonIsGone() }
         calls = [:]
@@ -73,9 +77,7 @@ final class BoundDaemon {
 
     private func received(_ message: DispatchMessage) throws(DispatchMessage.Malformed) {
         switch message.word {
-        case "channel":
-            try message.only(["id", "port"])
-            try open(message.number("port"), id: message.number("id"))
+        case "channel": try open(ChannelWords(message))
         case "listen":
             try message.only([])
             listen()
@@ -92,36 +94,62 @@ final class BoundDaemon {
 
     // MARK: Channels of its own qube
 
-    private func open(_ port: UInt32, id: UInt32) throws(DispatchMessage.Malformed) {
-        guard port == Limits.controlPort || Limits.isDataPort(port), openings[id] == nil else {
-            throw DispatchMessage.Malformed(description: "a port that is no qube's")
+    private func open(_ words: ChannelWords) throws(DispatchMessage.Malformed) {
+        let id = words.id
+        guard openings[id] == nil else {
+            throw DispatchMessage.Malformed(description: "an id in use")
         }
-        guard openings.count < Self.maximumOpenings else {
-            return line.send(
-                DispatchMessage("channel", ["id": "\(id)", "reason": "too many are on the way"]))
+        guard openings.count < Self.maximumChannels, keepers.count < Self.maximumChannels else {
+            return refuse(channel: id, "too many channels")
         }
         do throws(VchanError) {
-            let name = try transport.handoverName
+            let isControl = words.port.rawValue == Limits.controlPort
             let opening = PendingOpening(
-                loop, try transport.open(to: identity.domain, port: Port(port)!),
-                time: port == Limits.controlPort ? nil : Self.openingTime
-            ) { [unowned self] result in
+                loop, try transport.open(to: identity.domain, port: words.port),
+                time: isControl ? nil : Self.openingTime
+            ) { [unowned self] in
                 self.openings[id] = nil
-                switch result {
-                case .success(let connection):
-                    self.line.send(
-                        DispatchMessage("channel", ["id": "\(id)", "transport": name]),
-                        [connection])
-                case .failure(let error):
-                    self.line.send(
-                        DispatchMessage("channel", ["id": "\(id)", "reason": error.description]))
+                switch $0 {
+                case .success(let handed):
+                    var message = DispatchMessage("channel", ["id": "\(id)"])
+                    for (key, value) in handed.fields { message.set(key, value) }
+                    self.keep(handed.keeper)
+                    self.line.send(message, handed.descriptors)
+                case .failure(let error): self.refuse(channel: id, error.description)
                 }
             }
             openings[id] = opening
             opening.start()
         } catch {
-            line.send(DispatchMessage("channel", ["id": "\(id)", "reason": error.description]))
+            refuse(channel: id, error.description)
         }
+    }
+
+    private func keep(_ keeper: ChannelKeeper?) {
+        guard let keeper else { return }
+        let number = keeper.pollDescriptor
+        do throws(Errno) {
+            try loop.watch(number, []) { [unowned self] _ in
+                self.loop.unwatch(number)
+                self.keepers[number] = nil
+            }
+            keepers[number] = keeper
+        } catch {
+            // It goes at once, and the daemon sees the end of its channel.
+            log.warning("a channel cannot be kept", ["reason": error.description])
+        }
+    }
+
+    private func refuse(channel id: UInt32, _ reason: String) {
+        line.send(DispatchMessage("channel", ["id": "\(id)", "reason": reason]))
+    }
+
+    /// The number of a domain that has ended may become another one's: nothing that was given for
+    /// it is asked for in its name again.
+    func domainsHaveChanged(_ watch: borrowing DomainWatch) {
+        guard !watch.isAlive(identity.domain) else { return }
+        line.close()
+        ended("its domain has ended")
     }
 
     // MARK: Its own socket
@@ -167,63 +195,5 @@ final class BoundDaemon {
         call.onEnd = { [weak self] in self?.calls[id] = nil }
         calls[id] = call
         call.start()
-    }
-}
-
-/// A channel that waits until its server exists.
-private final class PendingOpening {
-    private let loop: EventLoop
-    private var opening: ChannelOpening
-    private var watched: Int32?
-    private var timer: EventLoop.Timer?
-    private var completion: ((Result<HeldDescriptor, VchanError>) -> Void)?
-
-    init(
-        _ loop: EventLoop, _ opening: consuming ChannelOpening, time: UInt64?,
-        completion: @escaping (Result<HeldDescriptor, VchanError>) -> Void
-    ) {
-        self.loop = loop
-        self.opening = opening
-        self.completion = completion
-        if let time {
-            timer = loop.schedule(after: time) { [weak self] in self?.finish(.failure(.timedOut)) }
-        }
-    }
-
-    deinit {
-        if let timer { loop.cancel(timer) }
-        unwatch()
-    }
-
-    private func unwatch() {
-        if let watched { loop.unwatch(watched) }
-        watched = nil
-    }
-
-    private func finish(_ result: Result<HeldDescriptor, VchanError>) {
-        unwatch()
-        let handler = completion
-        completion = nil
-        handler?(result)
-    }
-
-    func start() { step() }
-
-    private func step() {
-        unwatch()
-        do throws(VchanError) {
-            if let connection = try opening.advance() {
-                return finish(.success(HeldDescriptor(connection)))
-            }
-            let number = opening.pollDescriptor
-            do throws(Errno) {
-                try loop.watch(number, .readable) { [weak self] _ in self?.step() }
-                watched = number
-            } catch {
-                throw .system(call: "epoll_ctl", error)
-            }
-        } catch {
-            finish(.failure(error))
-        }
     }
 }

@@ -1,5 +1,6 @@
 import QrexecProtocol
 import QrexecRuntime
+public import Vchan
 
 /// A message between a confined daemon and the dispatcher, over a socket pair that keeps message
 /// boundaries: a word, then `key=value` lines. Descriptors go with it.
@@ -14,7 +15,7 @@ import QrexecRuntime
 ///
 /// | to the daemon | fields, descriptors | |
 /// |---|---|---|
-/// | `channel` | id, transport; the connection | or reason |
+/// | `channel` | id, transport, numbers; what the channel is made of | or reason |
 /// | `listen` | the listening socket | or reason |
 /// | `refused` | id, outcome (denied, failed), reason, times, rule | |
 /// | `reached` | id, target, times, rule; the connection to the target's daemon | |
@@ -23,7 +24,7 @@ import QrexecRuntime
 public struct DispatchMessage: Equatable {
     /// The longest: a request with the longest service.
     static let maximumLength = Limits.serviceDescriptor + 2048
-    static let maximumDescriptors = 2
+    static let maximumDescriptors = HandedChannel.maximumDescriptors
     private static let maximumFields = 12
 
     public let word: String
@@ -91,6 +92,24 @@ public struct DispatchMessage: Equatable {
             throw Malformed(description: "'\(key)' of '\(word)' is no number")
         }
         return value
+    }
+}
+
+/// A confined daemon's question for a channel. The domain is not its to say: it is the one that the
+/// starter registered it for.
+public struct ChannelWords: Equatable {
+    let id: UInt32
+    /// The control port or a data port; nothing else is offered to dom0 for qrexec.
+    public let port: Port
+
+    public init(_ message: DispatchMessage) throws(DispatchMessage.Malformed) {
+        try message.only(["id", "port"])
+        id = try message.number("id")
+        let number = try message.number("port")
+        guard message.word == "channel",
+            number == Limits.controlPort || Limits.isDataPort(number), let port = Port(number)
+        else { throw DispatchMessage.Malformed(description: "port \(number) is no qube's") }
+        self.port = port
     }
 }
 

@@ -17,9 +17,6 @@ final class DispatchedCall {
         let errors: HeldDescriptor
     }
 
-    /// For what a caller that has ended called to end as well.
-    private static let endTime = seconds(10)
-
     private let request: Request
     private let authority: PolicyAuthority
     private let directory: TargetDirectory
@@ -67,7 +64,7 @@ final class DispatchedCall {
         }
         service?.hangUp()
         guard call != nil, !hasEnded else { return }
-        directory.loop.schedule(after: Self.endTime) { [weak self] in self?.end() }
+        directory.loop.schedule(after: AllowedCall.endTime) { [weak self] in self?.end() }
     }
 
     func daemonIsGone() {
@@ -99,7 +96,7 @@ final class DispatchedCall {
             let answer = try PolicyAnswer(bytes: verdict.answer)
             self.answer = answer
             guard let permission = answer.permission else {
-                return refuse("denied", answer.reason ?? "denied by policy")
+                return refuse("denied", answer.refusal)
             }
             let call = AllowedCall(
                 permission, of: request.caller, in: directory, log: log, trace: trace)

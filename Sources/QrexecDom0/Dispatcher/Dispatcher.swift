@@ -8,7 +8,10 @@ import Vchan
 ///
 /// It is part of the process that holds the policy. A daemon is bound to its qube when the starter
 /// registers it; nothing that it says later changes that. The dispatcher reads no byte of a qube
-/// but the words of a request, which it checks again.
+/// but the words of a request, which it checks again; and over Xen where a server's rings are.
+///
+/// Over Xen it is the starter's hand that stays: it alone has the devices and the connection to the
+/// store, and prepares the two handles that a daemon gets for each channel (`XenHandover`).
 final class Dispatcher {
     static let defaultSocket = "/run/qubes/dispatcher.sock"
     /// Registered daemons; further ones are refused.
@@ -21,6 +24,8 @@ final class Dispatcher {
     private let listener: Descriptor
     private var daemons: [ObjectIdentifier: BoundDaemon] = [:]
     private var arriving: [ObjectIdentifier: MessageLine] = [:]
+    /// Tells of the ends of domains; made with the first daemon, where the transport needs it.
+    private var domains: DomainWatch?
 
     init(
         _ authority: PolicyAuthority, _ loop: EventLoop, path: String, log: Log
@@ -37,6 +42,7 @@ final class Dispatcher {
 
     deinit {
         loop.unwatch(listener.number)
+        if let number = domains?.pollDescriptor { loop.unwatch(number) }
         try? FileStatus.remove(path)
     }
 
@@ -89,12 +95,26 @@ final class Dispatcher {
             domain: domain, name: name, uuid: uuid, socketDirectory: try message.text("socket-dir"),
             user: user == 0 ? StarterProgram.daemonUser.uid : user, errors: descriptors[1])
         do {
+            let transport = try Transport.selected()
+            try watchDomains(transport)
             let daemon = try BoundDaemon(
-                identity, taking: descriptors[0], of: self, transport: Transport.selected())
+                identity, taking: descriptors[0], of: self, transport: transport)
             daemons[ObjectIdentifier(daemon)] = daemon
             log.info("a daemon is bound to its qube", ["qube": name, "domain": "\(domain)"])
         } catch {
             throw DispatchMessage.Malformed(description: "\(error)")
+        }
+    }
+
+    private func watchDomains(_ transport: Transport) throws {
+        guard domains == nil, let watch = try transport.domainWatch() else { return }
+        let number = watch.pollDescriptor
+        domains = consume watch
+        try loop.watch(number, .readable) { [unowned self] _ in
+            guard self.domains?.hasNews() == true else { return }
+            for daemon in Array(self.daemons.values) {
+                if self.domains != nil { daemon.domainsHaveChanged(self.domains!) }
+            }
         }
     }
 

@@ -92,7 +92,7 @@ final class MessageLine {
             do throws(DispatchMessage.Malformed) {
                 try onMessage(DispatchMessage(bytes), descriptors)
             } catch {
-                end(error.description)
+                end("refused: \(error.description)")
             }
         } catch .resourceTemporarilyUnavailable {
         } catch {

@@ -3,6 +3,7 @@ import LinuxSystem
 import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
+import Vchan
 
 /// `qrexec-daemon-starter`: starts a daemon that has nothing but its log, and a line to the
 /// dispatcher that is bound to its qube (design: blast radius).
@@ -25,6 +26,9 @@ public enum StarterProgram {
           --program=PATH        confined in the place of qrexec-daemon; statically linked
           -h, --help
           --version
+
+        With QREXEC_VCHAN=libxenvchan, whose channels cannot be handed to a confined process,
+        qrexec-daemon is started with all its starter's rights, and the log says so.
 
         Environment: as for qrexec-daemon; policy and qubesd are the dispatcher's.
 
@@ -61,11 +65,29 @@ public enum StarterProgram {
                 return try DaemonProgram.startInBackground(
                     parsed, arguments, waits: DaemonProgram.waitsForAgent)
             }
+            if (try? Transport.selected())?.handsOver == false { try startUnconfined(parsed) }
             try start(parsed)
         } catch {
             Terminal.printError("\(name): \(error)")
             return 1
         }
+    }
+
+    /// The way of the reference implementation, for a transport that leaves no other.
+    private static func startUnconfined(_ arguments: DaemonProgram.Arguments) throws -> Never {
+        let daemon = arguments.daemon
+        Log(program: name).warning(
+            "the C libxenvchan opens its devices itself: qrexec-daemon is not confined",
+            ["qube": daemon.name])
+        var list = ["qrexec-daemon", "--direct", "--socket-dir=\(daemon.socketDirectory)"]
+        if let uuid = daemon.uuid { list.append("--uuid=\(uuid)") }
+        if let program = daemon.policyProgram { list.append("--policy-program=\(program)") }
+        if let ready = arguments.readyDescriptor { list.append("--ready-descriptor=\(ready)") }
+        if arguments.quiet { list.append("--quiet") }
+        list += ["--", "\(daemon.domain)", daemon.name, daemon.defaultUser]
+        try CurrentProcess.execute(
+            arguments.confinedProgram ?? "/proc/self/exe", list,
+            environment: CurrentProcess.environment)
     }
 
     private static func start(_ arguments: DaemonProgram.Arguments) throws -> Never {

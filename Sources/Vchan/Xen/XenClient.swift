@@ -52,6 +52,18 @@ struct XenConnector: ~Copyable {
     ///
     /// - Returns: the ends of the channel when there is a server: `joined` is next.
     mutating func advance() throws(VchanError) -> XenEnds? {
+        guard let offer = try look() else { return nil }
+        return try Self.join(peer, offer)
+    }
+
+    /// The same step on behalf of another process.
+    mutating func handOver() throws(VchanError) -> HandedChannel? {
+        guard let offer = try look() else { return nil }
+        return try XenHandover.prepare(peer, offer)
+    }
+
+    /// - Returns: what a server offers, if there is one and something has changed.
+    private mutating func look() throws(VchanError) -> XenOffer? {
         guard waiter.reasons().contains(.news) else { return nil }
         let now = try waiter.store.ownDomain()
         let directory = Self.directory(server: peer, client: now, port)
@@ -63,7 +75,7 @@ struct XenConnector: ~Copyable {
             if waiter.store.isAlive(peer) { return nil }
             throw .unknownPeer(peer, path: directory, .noSuchProcess)
         }
-        return try Self.join(peer, offer)
+        return offer
     }
 
     /// Ends the waiting.
@@ -97,15 +109,13 @@ struct XenConnector: ~Copyable {
         }
     }
 
-    /// - Parameter inherited: see `XenEventChannel`; for a process to which another one opens the
-    ///   device and says what the two entries hold.
     /// - Returns: nil when the entries are those of a server that is gone.
-    static func join(
-        _ peer: DomainID, _ offer: XenOffer, inherited: Int32? = nil
+    private static func join(
+        _ peer: DomainID, _ offer: XenOffer
     ) throws(VchanError) -> XenEnds? {
         let events: XenEventChannel
         do throws(VchanError) {
-            events = try .joining(offer.eventChannel, of: peer, inherited: inherited)
+            events = try .joining(offer.eventChannel, of: peer)
         } catch .system {
             return nil
         }
@@ -124,9 +134,7 @@ struct XenEnds: ~Copyable {
     fileprivate consuming func link(
         _ waiter: consuming XenWaiter, _ peer: DomainID, _ link: inout EventLink
     ) -> SharedMemory {
-        var own = XenLink(events: events, waiter: waiter, peer: peer)
-        own.begin()
-        link = EventLink(xen: own)
+        link = EventLink(xen: XenLink(events: events, waiter: waiter, peer: peer))
         return memory
     }
 }

@@ -19,10 +19,10 @@ final class XenDevices: Sendable {
 
     static let ofThisProcess = XenDevices()
     private let handles: Mutex<Handles> = Mutex(Handles())
+    // SAFETY: written once, before the first use; the libraries only read it.
+    private nonisolated(unsafe) static let quiet = unsafe cxen_quiet_logger()
     /// For the libraries, whose failures are told by our errors.
-    static func logger() -> UnsafeMutablePointer<xentoollog_logger>? {
-        unsafe cxen_quiet_logger()
-    }
+    static func logger() -> UnsafeMutablePointer<xentoollog_logger>? { unsafe quiet }
 
     /// For xengntshr_*: valid as long as the process.
     func sharing() throws(VchanError) -> OpaquePointer {
@@ -97,39 +97,43 @@ struct XenEventChannel: ~Copyable {
 
     deinit { _ = unsafe xenevtchn_close(handle) }
 
-    private static func open(_ inherited: Int32?) throws(VchanError) -> OpaquePointer {
-        let opened =
-            if let inherited { unsafe xenevtchn_fdopen(XenDevices.logger(), inherited, 0) } else {
-                unsafe xenevtchn_open(XenDevices.logger(), 0)
-            }
-        if let opened = unsafe opened { return unsafe opened }
+    private static func open() throws(VchanError) -> OpaquePointer {
+        if let opened = unsafe xenevtchn_open(XenDevices.logger(), 0) { return unsafe opened }
         throw .opening("/dev/xen/evtchn", module: "xen-evtchn", Errno(rawValue: errno))
     }
 
     /// A port for a client of another domain to join.
-    ///
-    /// - Parameter inherited: an open /dev/xen/evtchn that this value takes over, perhaps restricted
-    ///   to one peer by whoever opened it; nil opens one.
-    static func unbound(
-        for peer: DomainID, inherited: Int32? = nil
-    ) throws(VchanError) -> XenEventChannel {
-        let handle = unsafe try open(inherited)
+    static func unbound(for peer: DomainID) throws(VchanError) -> XenEventChannel {
+        let handle = unsafe try open()
         let bound = unsafe xenevtchn_bind_unbound_port(handle, UInt32(peer.rawValue))
         return unsafe try XenEventChannel(handle, bound: bound, by: "xenevtchn_bind_unbound_port")
     }
 
-    /// Joins a server's port; see `unbound`.
+    /// Joins a server's port.
     static func joining(
-        _ remotePort: UInt32, of peer: DomainID, inherited: Int32? = nil
+        _ remotePort: UInt32, of peer: DomainID
     ) throws(VchanError) -> XenEventChannel {
-        let handle = unsafe try open(inherited)
+        let handle = unsafe try open()
         let bound = unsafe xenevtchn_bind_interdomain(handle, UInt32(peer.rawValue), remotePort)
         return unsafe try XenEventChannel(handle, bound: bound, by: "xenevtchn_bind_interdomain")
     }
 
+    /// A port that another process has joined, with the device that it did so by.
+    static func adopted(
+        _ device: consuming Descriptor, port: UInt32
+    ) throws(VchanError) -> XenEventChannel {
+        guard let handle = unsafe xenevtchn_fdopen(XenDevices.logger(), device.number, 0) else {
+            throw .xen("xenevtchn_fdopen", Errno(rawValue: errno), full: nil)
+        }
+        // The library's from now on.
+        _ = device.release()
+        return unsafe try XenEventChannel(
+            handle, bound: Int32(bitPattern: port), by: "xenevtchn_fdopen")
+    }
+
     /// Whether there is a domain of this number, alive or not quite gone.
     static func exists(_ domain: DomainID) -> Bool {
-        guard let handle = unsafe try? open(nil) else { return true }
+        guard let handle = unsafe try? open() else { return true }
         defer { _ = unsafe xenevtchn_close(handle) }
         // Port 0 is nobody's: what fails is that, or the domain.
         let bound = unsafe xenevtchn_bind_interdomain(handle, UInt32(domain.rawValue), 0)

@@ -98,21 +98,42 @@ extension Descriptor {
 
 /// The event channel of an open channel, and what tells of its peer's end.
 struct XenLink: ~Copyable {
-    let events: XenEventChannel
-    var waiter: XenWaiter
-    let peer: DomainID
+    private let events: XenEventChannel
+    /// Nil in a confined process: who started it tells of the peer's end.
+    private let waiter: XenWaiter?
+    private let peer: DomainID
     /// The peer's sign of life in the store, if it gives one.
-    private var presence: String?
-    private var watch: XenWatch?
+    private let presence: String?
+    private let watch: XenWatch?
+    /// Open as long as the channel is, in a confined process.
+    private let lifeline: Descriptor?
+    let number: Int32
 
+    /// The other side has joined, or was joined.
     init(events: consuming XenEventChannel, waiter: consuming XenWaiter, peer: DomainID) {
+        number = waiter.number
+        let presence = waiter.store.findPresence(of: peer)
+        self.presence = presence
+        // With too many watches the timer is left.
+        watch = if let presence { try? XenWatch(waiter, presence) } else { nil }
         self.events = events
-        self.waiter = waiter
+        self.waiter = consume waiter
         self.peer = peer
-        watch = nil
+        lifeline = nil
     }
 
-    var number: Int32 { waiter.number }
+    /// In a confined process.
+    init(
+        events: consuming XenEventChannel, lifeline: consuming Descriptor, peer: DomainID
+    ) {
+        number = events.number
+        self.events = events
+        waiter = nil
+        self.peer = peer
+        presence = nil
+        watch = nil
+        self.lifeline = consume lifeline
+    }
 
     func notify() { events.notify() }
 
@@ -121,22 +142,24 @@ struct XenLink: ~Copyable {
     /// - Parameter milliseconds: how long to wait for them; -1 for ever.
     /// - Returns: whether the peer is still there.
     func take(milliseconds: Int32) -> Bool {
-        let reasons = waiter.reasons(milliseconds: milliseconds)
-        if reasons.contains(.event) { events.take() }
-        return reasons.contains(.news) ? isJoined : true
+        switch waiter {
+        case .some(let waiter):
+            let reasons = waiter.reasons(milliseconds: milliseconds)
+            if reasons.contains(.event) { events.take() }
+            return reasons.contains(.news) ? isJoined(waiter.store) : true
+        case .none:
+            if milliseconds != 0 {
+                _ = try? poll(events.number, .readable, milliseconds: milliseconds)
+            }
+            events.take()
+            return true
+        }
     }
 
     /// A domain that was destroyed ran no cleanup: its port is gone all the same.
-    private var isJoined: Bool {
+    private func isJoined(_ store: XenStore) -> Bool {
         if let joined = XenDevices.ofThisProcess.isInterdomain(events.port) { return joined }
-        if let presence { return (try? waiter.store.read(presence)) ?? nil != nil }
-        return waiter.store.isAlive(peer)
-    }
-
-    /// The other side has joined, or was joined.
-    mutating func begin() {
-        presence = waiter.store.findPresence(of: peer)
-        // With too many watches the timer is left.
-        if let presence { watch = try? XenWatch(waiter, presence) }
+        if let presence { return (try? store.read(presence)) ?? nil != nil }
+        return store.isAlive(peer)
     }
 }

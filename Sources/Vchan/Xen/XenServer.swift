@@ -63,7 +63,9 @@ struct XenEntries: ~Copyable {
 /// A server's side while it waits for its client: its entries, and what tells it of the client's
 /// coming and of the peer domain's end.
 struct XenListener: ~Copyable {
-    private var link: XenLink
+    private let peer: DomainID
+    private let events: XenEventChannel
+    private var waiter: XenWaiter
     private var entries: XenEntries
     private var pause = 10_000_000
     private let deadline: UInt64
@@ -71,10 +73,15 @@ struct XenListener: ~Copyable {
     private static let patience: UInt64 = 10_000_000_000
     private static let longestPause = 500_000_000
 
-    var pollDescriptor: Int32 { link.number }
+    var pollDescriptor: Int32 { waiter.number }
 
-    private init(link: consuming XenLink, entries: consuming XenEntries) {
-        self.link = link
+    private init(
+        peer: DomainID, events: consuming XenEventChannel, waiter: consuming XenWaiter,
+        entries: consuming XenEntries
+    ) {
+        self.peer = peer
+        self.events = events
+        self.waiter = waiter
         self.entries = entries
         deadline = CurrentProcess.now + Self.patience
     }
@@ -86,8 +93,7 @@ struct XenListener: ~Copyable {
         try waiter.watch(events)
         let offer = XenOffer(ringReference: ringReference, eventChannel: events.port)
         let entries = XenEntries(store: waiter.store, peer: peer, port: port, offer: offer)
-        let link = XenLink(events: events, waiter: waiter, peer: peer)
-        var listener = XenListener(link: link, entries: entries)
+        var listener = XenListener(peer: peer, events: events, waiter: waiter, entries: entries)
         try listener.publish()
         return listener
     }
@@ -95,7 +101,7 @@ struct XenListener: ~Copyable {
     private mutating func publish() throws(VchanError) {
         if try entries.publish() { return }
         guard CurrentProcess.now < deadline else { throw .limit(.storeEntries, .noSpace) }
-        try link.waiter.comeBack(in: pause)
+        try waiter.comeBack(in: pause)
         pause = min(pause * 2, Self.longestPause)
     }
 
@@ -103,20 +109,19 @@ struct XenListener: ~Copyable {
     ///
     /// - Returns: whether the client has joined: `joined` is next.
     mutating func advance(_ page: ControlPage) throws(VchanError) -> Bool {
-        let reasons = link.waiter.reasons()
-        if reasons.contains(.event) { link.events.take() }
+        let reasons = waiter.reasons()
+        if reasons.contains(.event) { events.take() }
         if !entries.isPublished, reasons.contains(.again) { try publish() }
         // Value 2 is no client yet; 0 is one that came and went.
         if page.loadPeerLive() != 2 { return true }
-        if reasons.contains(.news), !link.waiter.store.isAlive(link.peer) {
-            throw .unknownPeer(link.peer, path: entries.directory, .noSuchProcess)
+        if reasons.contains(.news), !waiter.store.isAlive(peer) {
+            throw .unknownPeer(peer, path: entries.directory, .noSuchProcess)
         }
         return false
     }
 
     /// Takes the entries away.
     consuming func joined() -> XenLink {
-        link.begin()
-        return link
+        XenLink(events: events, waiter: waiter, peer: peer)
     }
 }

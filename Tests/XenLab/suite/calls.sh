@@ -23,15 +23,14 @@ RULES
             printf '[qubes.%s]\nlabel = "blue"\nxl = "/etc/xen/%s.cfg"\n' "$name" "$name"
         done
     } > /etc/qubes/xl.toml
-    ./qubes-xl-manager --user root --daemon /payload/qrexec-daemon \
-        --store-watch "$(command -v xenstore-watch)" > /out/manager.log 2>&1 & manager=$!
+    ./qubes-xl-manager --store-watch "$(command -v xenstore-watch)" >> /out/manager.log 2>&1 & manager=$!
     local tries=0
     until [ -S /run/qubesd.sock ]; do
         tries=$((tries + 1))
         [ $tries -lt 120 ] || return 1
         sleep 0.5
     done
-    ./qrexec-policy-daemon > /out/policy-daemon.log 2>&1 & policy=$!
+    ./qrexec-policy-daemon >> /out/policy-daemon.log 2>&1 & policy=$!
     # The daemons' sockets are there when their agents are connected.
     until [ -S /run/qubes/qrexec.domu1 ] && [ -S /run/qubes/qrexec.domu2 ]; do
         tries=$((tries + 1))

@@ -4,6 +4,7 @@
 cd /payload
 . ./transport.sh
 . ./calls.sh
+. ./handles.sh
 [ ! -f bench.sh ] || . ./bench.sh
 
 one=$(domain_id domu1) two=$(domain_id domu2)

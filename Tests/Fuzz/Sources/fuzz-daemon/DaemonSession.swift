@@ -11,29 +11,36 @@ public func fuzzDaemon(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     return 0
 }
 
-private func agent(_ bytes: ArraySlice<UInt8>, _ piece: Int) {
-    var conversation = AgentConversation()
-    var assembler = MessageAssembler { (type, length) throws(ProtocolError) in
-        try AgentConversation.checkLength(type, length)
-    }
-    var hellos = 0
+/// Gives a conversation the messages of a stream that comes in pieces, until it throws.
+private func converse(
+    _ bytes: ArraySlice<UInt8>, _ piece: Int,
+    checkLength: @escaping @Sendable (MessageType, Int) throws(ProtocolError) -> Void,
+    _ receive: (MessageType, [UInt8]) throws -> Void
+) {
+    var assembler = MessageAssembler(checkLength: checkLength)
     var rest = bytes
     while !rest.isEmpty {
         assembler.append(rest.prefix(piece))
         rest = rest.dropFirst(piece)
         do {
-            while let message = try assembler.next() {
-                switch try conversation.receive(message.type, message.body) {
-                case .greeted(let version):
-                    hellos += 1
-                    precondition(hellos == 1 && (2...4).contains(version.rawValue))
-                case .request(let request, _): check(request)
-                case .malformed(let refusal): precondition(refusal.identField.count == 32)
-                case .terminated(let place): precondition((513...768).contains(place.port))
-                }
-            }
+            while let message = try assembler.next() { try receive(message.type, message.body) }
         } catch {
             return
+        }
+    }
+}
+
+private func agent(_ bytes: ArraySlice<UInt8>, _ piece: Int) {
+    var conversation = AgentConversation()
+    var hellos = 0
+    converse(bytes, piece, checkLength: AgentConversation.checkLength) { type, body in
+        switch try conversation.receive(type, body) {
+        case .greeted(let version):
+            hellos += 1
+            precondition(hellos == 1 && (2...4).contains(version.rawValue))
+        case .request(let request, _): check(request)
+        case .malformed(let refusal): precondition(refusal.identField.count == 32)
+        case .terminated(let place): precondition((513...768).contains(place.port))
         }
     }
 }
@@ -55,33 +62,21 @@ private func check(_ request: ServiceRequest) {
 
 private func client(_ bytes: ArraySlice<UInt8>, _ piece: Int) {
     var conversation = ClientConversation()
-    var assembler = MessageAssembler { (type, length) throws(ProtocolError) in
-        try ClientConversation.checkLength(type, length)
-    }
     var commands = 0
-    var rest = bytes
-    while !rest.isEmpty {
-        assembler.append(rest.prefix(piece))
-        rest = rest.dropFirst(piece)
-        do {
-            while let message = try assembler.next() {
-                guard let command = try conversation.receive(message.type, message.body) else {
-                    precondition(commands == 0)
-                    continue
-                }
-                commands += 1
-                precondition(commands == 1)
-                switch command {
-                case .execute(_, let request):
-                    precondition(isPort(request.connect.port))
-                    precondition(!request.command.contains(0))
-                    _ = try? Command(request.command, hasUser: true)
-                    _ = try? Command(request.command, hasUser: false)
-                case .connect(let request): precondition(isPort(request.connect.port))
-                }
-            }
-        } catch {
+    converse(bytes, piece, checkLength: ClientConversation.checkLength) { type, body in
+        guard let command = try conversation.receive(type, body) else {
+            precondition(commands == 0)
             return
+        }
+        commands += 1
+        precondition(commands == 1)
+        switch command {
+        case .execute(_, let request):
+            precondition(isPort(request.connect.port))
+            precondition(!request.command.contains(0))
+            _ = try? Command(request.command, hasUser: true)
+            _ = try? Command(request.command, hasUser: false)
+        case .connect(let request): precondition(isPort(request.connect.port))
         }
     }
 }

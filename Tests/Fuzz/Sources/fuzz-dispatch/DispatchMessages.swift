@@ -8,6 +8,11 @@ public func fuzzDispatch(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let again = try? DispatchMessage(message.bytes), again == message else {
         preconditionFailure("a message that changes when it is written")
     }
+    if let channel = try? ChannelWords(message) {
+        let port = channel.port.rawValue
+        precondition(port == 512 || (513...768).contains(port))
+        precondition(message.word == "channel")
+    }
     if let call = try? CallWords(message) {
         precondition(call.service.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x2F })
         precondition(call.target.utf8.count <= 63)
