@@ -63,6 +63,15 @@ public enum CurrentProcess {
         _ = cs_raise_own_descriptor_limit(UInt(count))
     }
 
+    /// Leads standard streams that came closed to /dev/null: else what is opened next would have
+    /// their numbers.
+    public static func completeStandardStreams() {
+        for number: Int32 in 0...2 where fcntl(number, F_GETFD) < 0 {
+            // The lowest free number is this one.
+            _ = unsafe Glibc.open("/dev/null", O_RDWR)
+        }
+    }
+
     /// Lets a write to a closed pipe or socket be an error instead of the end of the program.
     public static func ignoreBrokenPipes() { _ = cs_ignore_signal(SIGPIPE) }
 

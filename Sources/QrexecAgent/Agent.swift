@@ -16,6 +16,9 @@ final class Agent {
     /// Between two attempts to serve the control channel when that fails at once.
     private static let retryTime = seconds(1)
 
+    /// As in every agent; a number follows.
+    private static let identPrefix = "SOCKET"
+
     /// More ends than there are ports are of no use to any daemon.
     private static let maximumUnreported = 2 * Limits.dataPorts
 
@@ -114,7 +117,7 @@ final class Agent {
         closeListener()
         var orderly = false
         if case .closed = end { orderly = true }
-        for client in clients.values where client.place == nil || !orderly { client.close() }
+        for client in clients.values where client.place == nil || !orderly { client.breakOff() }
         clients = clients.filter { !$0.value.isClosed }
         if !orderly {
             // Nobody controls these calls any more: the data process ends them.
@@ -162,18 +165,22 @@ final class Agent {
 
     private func dataSaid(_ event: AgentLink.Event) {
         switch event {
-        case .message(.connectionTerminated, let body):
-            // A termination that dom0's present daemon does not know is ignored there.
-            if version != nil {
-                link?.send(.connectionTerminated, body)
-            } else if unreported.count < Self.maximumUnreported {
-                unreported.append(body)
-            }
+        case .message(.connectionTerminated, let body): report(body)
         case .message, .farewell, .lost:
             log.error("the data process is gone: its calls have ended")
             data?.close()
             data = nil
             connectData()
+        }
+    }
+
+    /// Tells dom0 of the end of a call, now or when it is back. One that dom0's daemon does not
+    /// know by then is ignored there.
+    private func report(_ body: [UInt8]) {
+        if version != nil {
+            link?.send(.connectionTerminated, body)
+        } else if unreported.count < Self.maximumUnreported {
+            unreported.append(body)
         }
     }
 
@@ -210,7 +217,7 @@ final class Agent {
                 log.warning("too many calls at a time: one is refused")
                 return
             }
-            let ident = RequestIdent("SOCKET\(nextClient)")!
+            let ident = RequestIdent("\(Self.identPrefix)\(nextClient)")!
             nextClient += 1
             let client = try TriggerClient(loop: loop, taking: connection, ident: ident)
             client.onRequest = { [unowned self] in self.request($0, of: ident) }
@@ -264,10 +271,18 @@ final class Agent {
     private func accepted(_ message: ServiceConnect) {
         guard let client = clients[message.ident] else {
             log.info("an allowed call's client is gone", ["ident": message.ident.text])
-            link?.send(.connectionTerminated, message.connect.body)
+            if wasGiven(message.ident) { report(message.connect.body) }
             return
         }
         client.accept(message.connect)
+    }
+
+    /// Whether an ident is one of this agent's.
+    private func wasGiven(_ ident: RequestIdent) -> Bool {
+        guard ident.text.hasPrefix(Self.identPrefix),
+            let number = UInt64(ident.text.dropFirst(Self.identPrefix.count))
+        else { return false }
+        return number < nextClient
     }
 
     private func refused(_ message: ServiceRefused) {
@@ -280,8 +295,6 @@ final class Agent {
         guard let client = clients.removeValue(forKey: ident) else { return }
         if order.count > 2 * Limits.connections { order.removeAll { clients[$0] == nil } }
         if let reason { log.warning("a local client is refused", ["reason": reason]) }
-        if let place = client.place, version != nil {
-            link?.send(.connectionTerminated, place.body)
-        }
+        if let place = client.place { report(place.body) }
     }
 }

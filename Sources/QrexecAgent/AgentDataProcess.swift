@@ -17,7 +17,8 @@ final class AgentDataProcess {
     static let maximumCalls = 2 * Limits.dataPorts
     /// Further ones that are told so, with status 126.
     static let maximumRefusals = 64
-    /// Without agent and calls it ends after this long: time for a restarted agent to come back.
+    /// Without agent and calls, but with ends to report, it ends after this long: time for a
+    /// restarted agent to come back.
     static let idleTime = seconds(10)
     /// Descriptors that all of that can need.
     private static let descriptors = 8192
@@ -138,6 +139,8 @@ final class AgentDataProcess {
             calls = calls.filter { if case .waiting = $0.value { false } else { true } }
             for session in sessions { session.cancel() }
         }
+        // An agent that comes back with other settings gets a process with these.
+        if unreported.isEmpty { loop.defer { [unowned self] in self.endIfIdle() } }
         armIdleTimer()
     }
 

@@ -8,8 +8,10 @@ import SystemPackage
 final class TriggerClient {
     /// A client that has not asked by then is dropped: it holds one of 256 places.
     private static let requestTime = seconds(30)
-    /// Told to a client whose call goes on without the agent.
-    static let farewell: UInt8 = 1
+    /// Told to a client whose call goes on without the agent, and to one whose call is ended
+    /// (`CallRequest.endOfCall`).
+    private static let farewell: UInt8 = 1
+    private static let endOfCall: UInt8 = 0
 
     private let loop: EventLoop
     private let socket: MessageSocket
@@ -49,6 +51,12 @@ final class TriggerClient {
     func close() {
         cancelTimer()
         socket.close()
+    }
+
+    /// Ends a call that has begun.
+    func breakOff() {
+        if place != nil { socket.send(raw: [Self.endOfCall]) }
+        close()
     }
 
     /// Tells where the data channel is to be served.

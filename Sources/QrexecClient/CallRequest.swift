@@ -13,6 +13,10 @@ public struct CallRequest: Sendable {
     public var source = ""
     public var agentSocket = standardSocket
 
+    /// What an agent says on a call's connection when it ends the call; any other word takes leave
+    /// of a call that goes on.
+    public static let endOfCall: [UInt8] = [0]
+
     /// Where the agent listens for local programs (section 8).
     public static let standardSocket = "/var/run/qubes/qrexec-agent"
 

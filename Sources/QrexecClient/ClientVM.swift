@@ -170,14 +170,36 @@ public enum ClientVM {
             CurrentProcess.die(of: signal)
         }
         let number = agent.number
+        let process = (try? UnixSocket.peer(of: agent))?.pid ?? 0
         try loop.watch(number, .readable) { _ in
-            // A farewell (any byte) means that the call goes on without the agent.
-            var byte: [UInt8] = [0]
-            let said = try? UnixSocket.receive(number, into: &byte)
+            var word = CallRequest.endOfCall
+            let said = (try? UnixSocket.receive(number, into: &word)) ?? 0
             loop.unwatch(number)
-            if said != 1 { session.abort("the agent is gone: the call ends") }
+            if said > 0 {
+                if word == CallRequest.endOfCall { session.abort("the agent ends the call") }
+            } else {
+                abort(session, ifEnded: process, loop)
+            }
         }
         try loop.run()
         return status & 0xFF
+    }
+
+    /// After an agent has closed without a word, how long until it can be told whether it died.
+    private static let deathTime = milliseconds(300)
+
+    /// Ends the call if the agent's process has died. One that only takes no more interest in the
+    /// call does not concern it.
+    private static func abort(
+        _ session: CallerSession, ifEnded process: Int32, _ loop: EventLoop
+    ) {
+        let reason = "the agent is gone: the call ends"
+        guard process > 0, let handle = try? CurrentProcess.pidDescriptor(process) else {
+            return session.abort(reason)
+        }
+        loop.schedule(after: deathTime) {
+            let state = try? poll(handle.number, .readable, milliseconds: 0)
+            if state?.isEmpty != true { session.abort(reason) }
+        }
     }
 }

@@ -67,7 +67,7 @@ public enum ProtocolError: Error, Sendable, Equatable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .unsupportedVersion(let version):
-            "the peer speaks protocol version \(version), at least 2 is needed"
+            "the peer speaks protocol version \(version), which is too old"
         case .unknownType(let type):
             "message of unknown type 0x\(String(type, radix: 16))"
         case .unexpectedType(let type, let state):

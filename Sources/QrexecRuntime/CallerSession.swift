@@ -23,11 +23,14 @@ public final class CallerSession {
         public var startsOnly = false
         /// Seconds for the service's side to connect; nil waits for ever.
         public var connectTimeout: UInt64? = TimeLimits.qubeConnect
-        /// The status when the service's side does not connect, or speaks no version of ours.
-        public var unconnectedStatus: Int32 = CallStatus.closedEarly
+        /// The status when the service's side does not connect, or does not agree on a version.
+        public var unconnectedStatus: Int32 = CallerSession.brokenStatus
 
         public init() {}
     }
+
+    /// The status when the service's side breaks the protocol (5.4).
+    public static let brokenStatus: Int32 = 1
 
     private let loop: EventLoop
     private let options: Options
@@ -165,10 +168,12 @@ public final class CallerSession {
         case .finished:
             finish(pump.exitCode ?? CallStatus.closedEarly)
             return
-        case .closedEarly: log.error("the connection was closed before the service ended")
+        case .closedEarly:
+            log.error("the connection was closed before the service ended")
+            if !pump.hasAgreed { return finish(options.unconnectedStatus) }
         case .protocolError(let error):
             log.error("the other side broke the protocol: \(error)")
-            if case .unsupportedVersion = error { return finish(options.unconnectedStatus) }
+            return finish(pump.hasAgreed ? Self.brokenStatus : options.unconnectedStatus)
         case .failed(let error): log.error("\(error)")
         }
         finish(CallStatus.closedEarly)

@@ -27,6 +27,8 @@ public final class DataPump {
     private let log: Log
     private var watched: WatchedChannel!
     private var version: ProtocolVersion?
+    /// Whether both sides have said HELLO, and speak a version in common.
+    public var hasAgreed: Bool { version != nil }
     private var helloSent = false
     private var ended = false
     private var pumping = false

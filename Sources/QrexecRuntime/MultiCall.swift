@@ -16,6 +16,7 @@ public struct MultiCall {
 
     /// Runs the tool and ends the process with its status.
     public func run() -> Never {
+        CurrentProcess.completeStandardStreams()
         var arguments = CurrentProcess.arguments
         if arguments.isEmpty { arguments = [program] }
         let name = Self.basename(arguments[0])

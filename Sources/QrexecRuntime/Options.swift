@@ -17,8 +17,13 @@ public struct OptionParser: Sendable {
 
     public struct UsageError: Error, Sendable, CustomStringConvertible {
         public let description: String
+        /// Whether an option was given that the program does not have.
+        public let isUnknownOption: Bool
 
-        public init(_ description: String) { self.description = description }
+        public init(_ description: String, isUnknownOption: Bool = false) {
+            self.description = description
+            self.isUnknownOption = isUnknownOption
+        }
     }
 
     private let options: [Option]
@@ -68,7 +73,7 @@ public struct OptionParser: Sendable {
     ) throws(UsageError) {
         let name = text.prefix { $0 != "=" }
         guard let option = options.first(where: { $0.long.map { $0 == name } ?? false }) else {
-            throw UsageError("unknown option --\(name)")
+            throw UsageError("unknown option --\(name)", isUnknownOption: true)
         }
         let inline = name.endIndex < text.endIndex ? text[text.index(after: name.endIndex)...] : nil
         guard option.takesValue else {
@@ -89,7 +94,7 @@ public struct OptionParser: Sendable {
         var letters = text
         while let letter = letters.popFirst() {
             guard let option = options.first(where: { $0.short == letter }) else {
-                throw UsageError("unknown option -\(letter)")
+                throw UsageError("unknown option -\(letter)", isUnknownOption: true)
             }
             let name = option.long ?? String(letter)
             guard option.takesValue else {

@@ -64,7 +64,7 @@ public struct RPCConfig: Sendable, Equatable {
     }
 
     /// Far above any real file; bounds the memory.
-    static let maximumSize = 65536
+    static let maximumSize = 1 << 20
 
     init(text: [UInt8], path: String, ignored: (String) -> Void) throws(Invalid) {
         var seen: Set<String> = []

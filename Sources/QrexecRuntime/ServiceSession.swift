@@ -30,7 +30,9 @@ public final class ServiceSession {
     private let beginTime = CurrentProcess.now
     private var openTime: UInt64?
 
-    /// Grace between the hang-up signal and the kill of a service whose caller is gone.
+    /// How long a service whose caller is gone may take to see that and to end by itself.
+    static let endGrace = seconds(1)
+    /// Grace between the hang-up signal, which it gets then, and the kill.
     static let hangupGrace = seconds(3)
 
     /// - Parameters:
@@ -329,20 +331,25 @@ public final class ServiceSession {
         if case .finished = end { over() } else { hangUp() }
     }
 
-    /// A service whose caller is gone is treated as by a terminal that hangs up: SIGHUP, and some
+    /// A service whose caller is gone sees the end of its streams, and its end is awaited (5.4). One
+    /// that does not end by itself is treated as by a terminal that hangs up: SIGHUP, and some
     /// seconds later SIGKILL, to its process group; what wants to go on leaves that group.
     private func hangUp() {
         guard !hungUp else { return }
         hungUp = true
         pump.close()
         if child != nil, !justExec {
-            child!.signalGroup(SIGHUP)
-            loop.schedule(after: Self.hangupGrace) { [weak self] in
-                guard let self, self.child != nil else { return }
-                self.child!.signalGroup(SIGKILL)
-            }
+            signalGroup(SIGHUP, after: Self.endGrace)
+            signalGroup(SIGKILL, after: Self.endGrace + Self.hangupGrace)
         }
         over()
+    }
+
+    private func signalGroup(_ signal: Int32, after time: UInt64) {
+        loop.schedule(after: time) { [weak self] in
+            guard let self, self.child != nil else { return }
+            self.child!.signalGroup(signal)
+        }
     }
 
     private func over() {

@@ -215,7 +215,9 @@ final class RingCall: StreamCarrier {
         var byte: [UInt8] = [0]
         let said = try? UnixSocket.receive(agent.descriptor.number, into: &byte)
         needsAgent = false
-        if said != 1 { throw .transportUnavailable("agent", reason: "it is gone; the call ends") }
+        if said != 1 || byte == CallRequest.endOfCall {
+            throw .transportUnavailable("agent", reason: "it is gone; the call ends")
+        }
     }
 
     private var bytesToRead: Int {

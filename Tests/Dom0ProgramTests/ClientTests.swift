@@ -122,6 +122,32 @@ extension Dom0Programs {
             #expect(try client.status() == 5)
         }
 
+        @Test(arguments: [("--bogus", 0), ("-x", 0), ("-w", 1)] as [(String, Int32)])
+        func anUnknownOptionIsToldWithTheStatusOfTheReference(
+            option: String, status: Int32
+        ) throws {
+            let client = try scene.startClient([option])
+            #expect(try client.status() == status)
+            #expect(!client.errors.rest().isEmpty)
+        }
+
+        @Test(arguments: [
+            hello(1), message(0x300, [4, 0]), message(0x191, []), little(0x300) + little(.max), [],
+        ])
+        func aQubeThatDoesNotGreetWellIsAProblem(first: [UInt8]) throws {
+            let listener = try scene.targetDaemon("target")
+            let client = try scene.startClient(["-d", "target", "user:command"])
+            let daemon = try listener.accept()
+            try daemon.greet(3, answer: 3)
+            _ = try daemon.message()
+            try daemon.send(place(0x200, 7, 513))
+            let data = try scene.joinChannel(7, 513)
+            #expect(try data.message() == hello(4))
+            try data.send(first)
+            if first.isEmpty { data.endSending() }
+            #expect(try client.status() == 125)
+        }
+
         @Test func aLocalServiceTakesTheStreams() throws {
             try scene.install("test.Local", "echo \"$1 $QREXEC_REMOTE_DOMAIN\"")
             let (client, _, data) = try call(["-l", "QUBESRPC test.Local+arg target"])

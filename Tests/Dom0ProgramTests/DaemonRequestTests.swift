@@ -210,6 +210,18 @@ extension Dom0Programs {
             #expect(agent.isQuiet(milliseconds: 50))
         }
 
+        @Test(arguments: [
+            allow("source"), allow("uuid:\(Scene.uuid)"),
+            allow("source", uuid: "uuid:\(Scene.uuid)"), allow("42"),
+        ])
+        func aQubeCannotCallItselfHoweverItIsSpelled(answer: String) throws {
+            try scene.policy { _ in answer }
+            let (agent, _) = try scene.daemon()
+            try agent.send(trigger(service: "a.B"))
+            #expect(try agent.message() == refused("SOCKET7"))
+            #expect(agent.isQuiet())
+        }
+
         @Test func theUUIDIsPreferredToTheName() throws {
             try scene.policy { _ in allow("other", uuid: "uuid:1234-5") }
             let target = try scene.targetDaemon("uuid:1234-5")

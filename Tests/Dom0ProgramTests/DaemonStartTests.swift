@@ -57,6 +57,16 @@ extension Dom0Programs {
             #expect(agent.isClosed())
         }
 
+        @Test func linksThatAKilledDaemonLeftAreReplaced() throws {
+            for name in ["source", "uuid:\(Scene.uuid)"] {
+                #expect(symlink("qrexec.41", scene.socket(name)) == 0)
+            }
+            let (agent, _) = try scene.daemon()
+            let client = try scene.client("source")
+            try client.send(exec(0x200, 0, 0, "user:x"))
+            #expect(try agent.message() == exec(0x200, 0, 513, "user:x"))
+        }
+
         @Test func withoutAnAgentTheStartEndsWithStatus3() throws {
             let daemon = try scene.startDaemon(environment: ["QREXEC_STARTUP_TIMEOUT=1"])
             #expect(try daemon.status() == 3)
@@ -83,6 +93,7 @@ extension Dom0Programs {
         @Test(arguments: [
             [], ["0", "source"], ["42"], ["x", "source"], ["42", "../evil"], ["42", "a", "b", "c"],
             ["99999", "source"], ["--bogus", "42", "source"],
+            ["--uuid=../evil", "42", "source"], ["--uuid=", "42", "source"],
         ])
         func wrongArgumentsAreToldWithStatus1(arguments: [String]) throws {
             let daemon = try scene.start("qrexec-daemon", arguments)

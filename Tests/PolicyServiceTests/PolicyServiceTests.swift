@@ -232,10 +232,13 @@ struct SystemInformationFeedTests {
         #expect(String(decoding: client.answer, as: UTF8.self).contains("result=deny"))
     }
 
-    @Test("Events are understood however they are cut")
-    func cutEvents() throws {
+    @Test(
+        "Events are understood however they are cut, with one header or one for each",
+        arguments: ["", "1\0"])
+    func cutEvents(_ header: String) throws {
         let bytes = Array(
-            "1\0\0connection-established\0\0work\0domain-tag-add:x\0tag\0x\0\0".utf8)
+            ("1\0\0connection-established\0\0\(header)work\0domain-tag-add:x\0tag\0x\0\0"
+                + "\(header)\0domain-add\0vm\0new\0\0").utf8)
         for size in 1...bytes.count {
             var parser = QubesdEventParser()
             var events: [QubesdEvent] = []
@@ -245,8 +248,10 @@ struct SystemInformationFeedTests {
                 events += try parser.parse(bytes[start..<end])
                 start = end
             }
-            #expect(events.map(\.name) == ["connection-established", "domain-tag-add:x"])
-            #expect(events.map(\.subject) == ["", "work"])
+            #expect(
+                events.map(\.name)
+                    == ["connection-established", "domain-tag-add:x", "domain-add"])
+            #expect(events.map(\.subject) == ["", "work", ""])
         }
     }
 }

@@ -13,15 +13,24 @@ final class ClientScene: Scene {
     private(set) var output: Peer!
     private(set) var errors: Peer!
 
-    init(_ arguments: [String]) throws {
+    /// - Parameter closingInput: the client comes up without a standard input.
+    init(_ arguments: [String], closingInput: Bool = false) throws {
         try super.init()
         agent = try Listener("\(path)/agent.sock")
+        let tool = "qrexec-client-vm"
+        let call = ["--agent-socket=\(path)/agent.sock"] + arguments
         let one = try UnixSocket.pair()
         let two = try UnixSocket.pair()
         let three = try UnixSocket.pair()
-        client = try start(
-            "qrexec-client-vm", ["--agent-socket=\(path)/agent.sock"] + arguments,
-            descriptors: [one.second.number, two.second.number, three.second.number])
+        let streams = [one.second.number, two.second.number, three.second.number]
+        if closingInput {
+            client = try start(
+                program: "/bin/sh", tool,
+                ["-c", #"exec "$0" "$@" <&-"#, "\(path)/bin/\(tool)"] + call,
+                descriptors: streams)
+        } else {
+            client = try start(tool, call, descriptors: streams)
+        }
         input = Peer(one.first)
         output = Peer(two.first)
         errors = Peer(three.first)
@@ -168,7 +177,7 @@ final class ClientScene: Scene {
         let (agent, _) = try scene.request()
         let data = try scene.allow(agent)
         try data.send(raw: stream)
-        #expect(try scene.client.status() != 0)
+        #expect(try scene.client.status() == 1)
         #expect(try data.streams().status == nil)
     }
 
@@ -180,7 +189,7 @@ final class ClientScene: Scene {
         let scene = try ClientScene(["t", "s"])
         let data = try scene.service()
         try data.send(raw: stream)
-        #expect(try scene.client.status() == 255)
+        #expect(try scene.client.status() == 1)
     }
 
     @Test(arguments: [(2, 4096), (3, 65536)] as [(UInt32, Int)])
@@ -282,12 +291,37 @@ final class ClientScene: Scene {
         #expect(try scene.client.status() == 0)
     }
 
-    @Test func anAgentThatDiesEndsItsCalls() throws {
+    @Test func anAgentThatEndsACallEndsItsClient() throws {
         let scene = try ClientScene(["t", "s"])
         let (agent, _) = try scene.request()
         let data = try scene.allow(agent)
         try data.send(.hello, little(4))
+        try agent.send(raw: [0])
         agent.close()
         #expect(try scene.client.status() == 255)
+    }
+
+    @Test(arguments: [[], [1]] as [[UInt8]])
+    func aCallGoesOnWhenTheAgentTakesNoMoreInterestInIt(_ word: [UInt8]) throws {
+        let scene = try ClientScene(["t", "s"])
+        let (agent, _) = try scene.request()
+        let data = try scene.allow(agent)
+        #expect(try data.message() == Message(.hello, little(4)))
+        try data.send(.hello, little(4))
+        try agent.send(raw: word)
+        agent.close()
+        #expect(try data.isSilent(milliseconds: 500))
+        try data.send(.dataStdout, bytes("still there"))
+        try scene.finish(data, status: 6)
+        #expect(try scene.output.receiveToEnd() == bytes("still there"))
+        #expect(try scene.client.status() == 6)
+    }
+
+    @Test func aStreamThatCameClosedIsEmpty() throws {
+        let scene = try ClientScene(["t", "s"], closingInput: true)
+        let data = try scene.service()
+        #expect(try data.message() == Message(.dataStdin))
+        try scene.finish(data, status: 4)
+        #expect(try scene.client.status() == 4)
     }
 }

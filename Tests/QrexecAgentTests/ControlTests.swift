@@ -113,6 +113,31 @@ import Testing
         }
     }
 
+    @Test(arguments: ["nobody", "SOCKET", "SOCKET999", "SOCKET-1"])
+    func anIdentThatWasNeverGivenIsIgnored(_ ident: String) throws {
+        let scene = try AgentScene()
+        let dom0 = try scene.dom0()
+        let client = try scene.client()
+        try dom0.send(.serviceConnect, scene.place() + field(ident, 32))
+        #expect(try dom0.isSilent())
+        try ask(client)
+        #expect(try dom0.message()?.type == MessageType.triggerService4.rawValue)
+    }
+
+    @Test func theEndOfALocalCallIsReportedWhenDom0IsBack() throws {
+        let scene = try AgentScene()
+        let dom0 = try scene.dom0()
+        let client = try scene.client()
+        try ask(client)
+        try dom0.send(.serviceConnect, scene.place() + ident(of: dom0.message()))
+        #expect(try client.receive(8) == scene.place())
+        dom0.close()
+        try wait(until: "the socket is gone") { !PathStatus.exists(scene.triggerSocket) }
+        client.close()
+        usleep(50_000)
+        #expect(try scene.dom0().message() == Message(.connectionTerminated, scene.place()))
+    }
+
     @Test func anAllowedClientThatIsGoneIsReported() throws {
         let scene = try AgentScene()
         let dom0 = try scene.dom0()
@@ -283,6 +308,21 @@ import Testing
         try other.send(.dataStdin)
         #expect(try other.streams().status == 0)
         #expect(try next.message() == Message(.connectionTerminated, scene.place(515)))
+    }
+
+    @Test(arguments: [SIGTERM, SIGKILL])
+    func withoutCallsNothingOfTheAgentIsLeftAndTheNextOnesSettingsCount(_ signal: Int32) throws {
+        let scene = try AgentScene()
+        _ = try scene.dom0()
+        let before = try #require(scene.dataProcess)
+        scene.agent?.signal(signal)
+        _ = try scene.agent?.status()
+        try wait(until: "the data process ends") { scene.dataProcess == nil }
+        scene.extra = ["SETTING=new"]
+        try scene.makeService("s", "echo $SETTING")
+        try scene.startAgent()
+        #expect(try scene.service(try scene.dom0(), "s").text == "new\n")
+        #expect(scene.dataProcess != before)
     }
 
     @Test func theDaemonMayGoAndComeBack() throws {

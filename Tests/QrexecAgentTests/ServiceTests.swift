@@ -178,6 +178,16 @@ import Testing
         try wait(until: "the command ran") { PathStatus.exists("\(scene.path)/shell") }
     }
 
+    @Test func aServiceMayComeToItsEndWhenTheCallerLeaves() throws {
+        let scene = try AgentScene()
+        try scene.makeService("s", "cat >/dev/null; sleep 0.2; echo done > \(scene.path)/end")
+        let dom0 = try scene.dom0()
+        let data = try scene.execute(dom0, "QUBESRPC s domX")
+        data.close()
+        #expect(try dom0.message() == Message(.connectionTerminated, scene.place()))
+        #expect(try scene.text(of: "end") == "done\n")
+    }
+
     @Test func aCallerThatLeavesEndsTheService() throws {
         let scene = try AgentScene()
         try scene.makeService("s", "echo $$; exec sleep 1000")

@@ -135,6 +135,10 @@ final class AllowedCall {
     }
 
     private func connect(to target: String, _ command: Command, start: TargetReach.Start) {
+        // However it is spelled: a qube has no channel to itself, and both ends would wait.
+        if target == caller.name || directory.isName(target, of: caller.domain) {
+            return finish(.failed(reason: "a qube cannot call itself"))
+        }
         let reach = TargetReach(target, in: directory, start: start)
         self.reach = reach
         reach.onStarted = { [trace] in trace.end(stage: "start") }

@@ -9,6 +9,12 @@ struct TargetDirectory {
     /// Holds the daemons' sockets.
     let socketDirectory: String
     let qubesd: QubesdCall
+
+    /// Whether a name, number or `uuid:UUID` means the running qube with a domain number.
+    func isName(_ target: String, of domain: UInt32) -> Bool {
+        target == "\(domain)"
+            || FileStatus.linkText("\(socketDirectory)/qrexec.\(target)") == "qrexec.\(domain)"
+    }
 }
 
 /// Connects to the daemon of a qube; one that does not run is started first.

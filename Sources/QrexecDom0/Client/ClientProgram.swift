@@ -30,8 +30,8 @@ public enum ClientProgram {
           --version
 
         Exit status: that of the command; 125 it could not be started, 126 refused, 127 no such
-        service, 255 the connection was lost; 1 wrong usage, 2 a repeated or impossible
-        --use-stdin-socket or -p. With -c to a qube: 0, or 137 when that failed.
+        service, 255 the connection was lost; 1 wrong usage (0 for an unknown option), 2 a repeated
+        or impossible --use-stdin-socket or -p. With -c to a qube: 0, or 137 when that failed.
         """
 
     struct Arguments {
@@ -61,7 +61,8 @@ public enum ClientProgram {
         } catch {
             Terminal.printError("qrexec-client: \(error.description)")
             Terminal.printError("Try 'qrexec-client --help'.")
-            return 1
+            // As the reference does, whose callers may rely on it (section 7).
+            return error.isUnknownOption ? 0 : 1
         }
         if let shown = parsed.shown {
             Terminal.print(shown)

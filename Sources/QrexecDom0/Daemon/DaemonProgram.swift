@@ -122,6 +122,11 @@ public enum DaemonProgram {
         guard !operands[1].isEmpty, operands[1].utf8.allSatisfy(Names.isTargetCharacter) else {
             throw OptionParser.UsageError("'\(LogText.line(operands[1]))' is no qube's name")
         }
+        let uuid = result.daemon.uuid ?? "-"
+        // It becomes a part of a path.
+        guard !uuid.isEmpty, uuid.utf8.allSatisfy(Names.isServiceCharacter) else {
+            throw OptionParser.UsageError("'\(LogText.line(uuid))' is no uuid")
+        }
         if operands.count == 3 { result.daemon.defaultUser = operands[2] }
         return result
     }
@@ -161,7 +166,10 @@ public enum DaemonProgram {
 
     private static func openLog(_ path: String) throws(Errno) -> Descriptor {
         do throws(Errno) {
-            return try Descriptor.open(path, O_WRONLY | O_CREAT | O_APPEND, mode: 0o660)
+            let log = try Descriptor.open(path, O_WRONLY | O_CREAT | O_APPEND, mode: 0o660)
+            // Whatever the mask; of a file that is somebody else's the mode stays.
+            try? PathStatus.changeMode(path, 0o660)
+            return log
         } catch {
             Terminal.printError("qrexec-daemon: \(path): \(error); there will be no log")
             return try Descriptor.open("/dev/null", O_WRONLY)

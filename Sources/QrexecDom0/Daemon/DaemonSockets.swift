@@ -21,7 +21,11 @@ struct DaemonSockets {
     func open() throws(Errno) -> Descriptor {
         remove()
         let socket = try UnixSocket.listen(path, mode: 0o666)
-        for link in links { try FileStatus.makeLink(link, to: target) }
+        for link in links {
+            // A daemon that was killed leaves its links; the qube has another number since.
+            try FileStatus.remove(link)
+            try FileStatus.makeLink(link, to: target)
+        }
         return socket
     }
 

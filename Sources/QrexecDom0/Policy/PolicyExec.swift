@@ -18,6 +18,7 @@ public enum PolicyExec {
 
           --assume-yes-for-ask    count 'ask' as allowed where the target may be chosen
           --just-evaluate         print nothing, ask nobody: the exit status tells
+          --requested-source NAME the remote qube that SOURCE, a relay, makes the call for
           --path PATH             directory of policy files; may be given several times
           -h, --help              this text
           --version               the version
@@ -30,6 +31,7 @@ public enum PolicyExec {
     private struct Command {
         var assumesYes = false
         var justEvaluates = false
+        var requestedSource = ""
         var paths: [String] = []
         var call: [String] = []
     }
@@ -41,6 +43,7 @@ public enum PolicyExec {
         var command = Command()
         let parser = OptionParser([
             .init(long: "assume-yes-for-ask"), .init(long: "just-evaluate"),
+            .init(long: "requested-source", takesValue: true),
             .init(long: "path", takesValue: true), .init(short: "h", long: "help"),
             .init(long: "version"),
         ])
@@ -51,6 +54,7 @@ public enum PolicyExec {
                 switch name {
                 case "assume-yes-for-ask": command.assumesYes = true
                 case "just-evaluate": command.justEvaluates = true
+                case "requested-source": command.requestedSource = value
                 case "path": command.paths.append(value)
                 case "help": isHelp = true
                 default: isVersion = true
@@ -103,8 +107,8 @@ public enum PolicyExec {
         let authority = try PolicyAuthority(loop, directories, log: log)
         let query = PolicyQuery(
             source: Array(call[0].utf8), target: Array(call[1].utf8),
-            service: Array(call[2].utf8), assumesYes: command.assumesYes,
-            justEvaluates: command.justEvaluates)
+            service: Array(call[2].utf8), claimedSource: Array(command.requestedSource.utf8),
+            assumesYes: command.assumesYes, justEvaluates: command.justEvaluates)
         var verdict: PolicyVerdict?
         let pending = authority.decide(query) {
             verdict = $0

@@ -33,9 +33,12 @@ struct QubesdEvent: Equatable {
 }
 
 /// Cuts the answer to `admin.Events` into events: `1` NUL, then for each its subject, its name and
-/// pairs of key and value, each ended by NUL, and an empty key.
+/// pairs of key and value, each ended by NUL, and an empty key. The reference repeats `1` NUL before
+/// each event; no qube has that name.
 struct QubesdEventParser {
     struct Malformed: Error {}
+
+    private static let header = [UInt8(ascii: "1"), 0]
 
     private var buffer: [UInt8] = []
     private var hasHeader = false
@@ -50,9 +53,9 @@ struct QubesdEventParser {
         var start = 0
         if !hasHeader {
             if buffer.count < 2 { return [] }
-            guard buffer[0] == UInt8(ascii: "1"), buffer[1] == 0 else { throw Malformed() }
+            guard buffer.starts(with: Self.header) else { throw Malformed() }
             hasHeader = true
-            start = 2
+            start = Self.header.count
         }
         while let (event, end) = next(from: start) {
             events.append(event)
@@ -65,6 +68,7 @@ struct QubesdEventParser {
 
     private func next(from start: Int) -> (QubesdEvent, Int)? {
         var position = start
+        if buffer[position...].starts(with: Self.header) { position += Self.header.count }
         guard let subject = field(&position), let name = field(&position) else { return nil }
         while true {
             guard let key = field(&position) else { return nil }

@@ -268,7 +268,9 @@ struct ShowLog: ParsableCommand {
                 throw LabError("no lab runs at \(state.path)")
             }
             let log = LabLog(path: state.qubeLog)
+            var isEmpty = true
             let show = { (line: Substring) in
+                isEmpty = false
                 // Nobody reads any more: that is the end, not an error.
                 let bytes = Array("\(line)\n".utf8)
                 if (try? Descriptor.writeAll(bytes, to: 1)) == nil { CurrentProcess.exit(0) }
@@ -279,8 +281,14 @@ struct ShowLog: ParsableCommand {
                 }
                 return
             }
-            if !follow { return log.show(qube, show) }
-            try? log.follow(qube, show)
+            if follow {
+                try? log.follow(qube, show)
+            } else {
+                log.show(qube, show)
+            }
+            if isEmpty, let qube, !PathStatus.exists(state.qube(qube)) {
+                throw LabError("there is and was no qube '\(qube)'; see: qubes-lab status")
+            }
         }
     }
 }
