@@ -32,6 +32,10 @@ public final class DataPump {
     private var helloSent = false
     private var ended = false
     private var pumping = false
+    /// There is something to take from the channel's descriptor.
+    private var channelSpoke = true
+    /// Bytes that this turn has moved so far.
+    private var bytesThisTurn = 0
 
     private(set) var sources: [DataSource] = []
     private(set) var mainSink = DataSink()
@@ -70,7 +74,10 @@ public final class DataPump {
         self.loop = loop
         self.role = role
         self.log = log
-        watched = WatchedChannel(loop: loop, channel: channel) { [unowned self] in self.pump() }
+        watched = WatchedChannel(loop: loop, channel: channel) { [unowned self] in
+            self.channelSpoke = true
+            self.pump()
+        }
     }
 
     public func start() throws(VchanError) { try watched.start() }
@@ -208,8 +215,9 @@ public final class DataPump {
         guard !ended, !pumping else { return }
         pumping = true
         defer { pumping = false }
+        bytesThisTurn = 0
         do throws(VchanError) {
-            try watched.progress()
+            try takeNotice()
             if watched.channel.state == .waiting { return }
             try greet()
             var rounds = 0
@@ -219,6 +227,7 @@ public final class DataPump {
                 if ended { return }
                 if version != nil, try sendSome() { moved = true }
                 if ended { return }
+                if !moved { moved = try linger() }
                 rounds += 1
             }
             try watched.channel.flush()
@@ -236,6 +245,35 @@ public final class DataPump {
     func again() {
         loop.defer { [weak self] in self?.pump() }
     }
+
+    /// Makes the system call for what happened on the channel, when something has: that there are
+    /// bytes or room is seen in memory.
+    private func takeNotice() throws(VchanError) {
+        let mustLook = watched.channel.state == .waiting || watched.channel.isByteStream
+        guard channelSpoke || mustLook else { return }
+        channelSpoke = false
+        try watched.progress()
+    }
+
+    /// Looks for a moment whether the peer goes on at once, while a stream is under way and nobody
+    /// else waits for this loop: a sleep and a wake-up cost as much as moving the bytes.
+    ///
+    /// - Returns: whether there is a reason for another round.
+    private func linger() throws(VchanError) -> Bool {
+        guard bytesThisTurn >= Self.streaming, !loop.isBusy, watched.channel.state == .open,
+            exitCodeToSend == nil
+        else { return false }
+        if sources.contains(where: \.waitsForRoom) {
+            return try watched.channel.lingerForSpace(atLeast: usefulRoom)
+        }
+        guard mainSink.isReady, mainSink.number != nil,
+            try watched.channel.bytesReady() < minimumToRead
+        else { return false }
+        return try watched.channel.lingerForData(atLeast: minimumToRead)
+    }
+
+    /// So many bytes at once are part of a stream.
+    private static let streaming = 16 << 10
 
     private func greet() throws(VchanError) {
         guard !helloSent else { return }
@@ -323,19 +361,24 @@ public final class DataPump {
     /// - Returns: whether there is room already.
     private func updateSources() throws(VchanError) -> Bool {
         var needsRoom = exitCodeToSend != nil
+        var isBulk = !needsRoom
         for source in sources {
-            if source.state == .endToSend || source.state == .open && source.isReady {
-                needsRoom = true
-            }
+            if source.state == .endToSend { (needsRoom, isBulk) = (true, false) }
+            if source.waitsForRoom { needsRoom = true }
             guard let number = source.number else { continue }
             loop.setInterest(number, source.isReady ? [] : .readable)
         }
         if version == nil || !needsRoom { return false }
-        return try watched.channel.armForSpace(atLeast: Self.smallestUsefulRoom)
+        return try watched.channel.armForSpace(
+            atLeast: isBulk ? usefulRoom : Self.smallestUsefulRoom)
     }
 
     /// Header and one byte; EXIT_CODE needs 12, so a little more than both.
     private static let smallestUsefulRoom = 16
+
+    /// Room that is worth a wake-up for data that waits: the peer gives back half a ring at a time, and
+    /// all that it has read before it sleeps.
+    private var usefulRoom: Int { watched.channel.writeCapacity / 2 }
 
     // MARK: Out
 
@@ -366,8 +409,13 @@ public final class DataPump {
                 type: source.type.rawValue, from: number, isSocket: source.isSocket, limit: limit)
             : try sendCopied(source, limit: limit)
         switch result {
-        case .moved:
+        case .moved(let count):
             if firstByteTime == nil { firstByteTime = CurrentProcess.now }
+            bytesThisTurn += count
+            // Much came, but less than there was room for: there is no more now.
+            if count >= Self.streaming, count < limit, try watched.channel.bytesFree() > 0 {
+                source.isReady = false
+            }
             return true
         case .noRoom:
             return false
@@ -552,6 +600,13 @@ public final class DataPump {
             switch try watched.channel.drain(rest, to: sink.number!, isSocket: sink.isSocket) {
             case .moved(let moved):
                 count = moved
+                bytesThisTurn += count
+                if count >= Self.streaming, count < rest,
+                    try watched.channel.bytesReady() >= Self.streaming
+                {
+                    // It did not take what there was.
+                    sink.isReady = false
+                }
             case .wouldBlock:
                 sink.isReady = false
                 return false

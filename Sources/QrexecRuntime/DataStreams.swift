@@ -37,6 +37,8 @@ final class DataSource {
 
     var number: Int32? { descriptor?.number }
     var isEnded: Bool { state == .ended }
+    /// Whether it may have something for which the ring has no room.
+    var waitsForRoom: Bool { state == .open && isReady }
 
     /// Reads another socket from now on.
     func replace(with socket: consuming Descriptor) {

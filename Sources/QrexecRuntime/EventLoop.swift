@@ -31,6 +31,8 @@ public final class EventLoop {
     private var nextTimer: UInt64 = 0
     private var deferred: [() -> Void] = []
     private var stopped = false
+    /// Handlers of this round.
+    private var calls = 0
     private var signalSource: Descriptor?
     private var onArrival: (CurrentProcess.Arrival) -> Void = { _ in }
 
@@ -116,6 +118,9 @@ public final class EventLoop {
     /// timers and descriptors have their turn in between.
     public func `defer`(_ action: @escaping () -> Void) { deferred.append(action) }
 
+    /// Whether others have work in this round too: no time to wait for anything in it.
+    public var isBusy: Bool { calls > 1 || !deferred.isEmpty }
+
     // MARK: Signals and children
 
     /// Calls `handler` for each arrival of these signals, which are blocked otherwise. Once a loop.
@@ -171,6 +176,7 @@ public final class EventLoop {
         runTimersAndDeferred()
         if stopped { return }
         let count = try epoll.wait(milliseconds: waitTime())
+        calls = count + alwaysReady.count
         for index in 0..<count {
             let (tag, readiness) = epoll.event(index)
             let number = Int32(bitPattern: UInt32(truncatingIfNeeded: tag))
@@ -192,6 +198,7 @@ public final class EventLoop {
         if deferred.isEmpty || stopped { return }
         let actions = deferred
         deferred = []
+        calls = actions.count
         for action in actions { action() }
     }
 
