@@ -317,11 +317,11 @@ public final class ServiceSession {
     private func hangUp() {
         guard !hungUp else { return }
         hungUp = true
+        channel.close()
         if child != nil, !justExec {
             signalGroup(SIGHUP, after: Self.endGrace)
             signalGroup(SIGKILL, after: Self.endGrace + Self.hangupGrace)
         }
-        channel.close()
         over()
     }
 

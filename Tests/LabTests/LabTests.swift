@@ -521,7 +521,10 @@ struct QubeManagementTests {
             "'admin.vm.CreateDisposable+now'", "'admin.vm.CreateDisposable', 'dom0', b'name'",
             "'admin.vm.CreateDisposable+preload', 'work'",
             "'admin.vm.CreateDisposable', 'no-such-qube'",
-        ] { #expect(try python(lab, "show(\(wrong))").text.hasPrefix("'2\\x00"), "\(wrong)") }
+        ] {
+            let answer = try python(lab, "print(ord(call(\(wrong))[0]) - 48)").text
+            #expect(answer == "2\n", "\(wrong)")
+        }
         #expect(try lab.status()?.qubes.filter { $0.type == "DispVM" }.isEmpty == true)
         let name = try python(
             lab, "print(call('admin.vm.CreateDisposable+preload', 'default-dvm')[2:])"

@@ -84,6 +84,7 @@ public enum OpenInVMService {
         }
         let use = ThingInUse(fileIn: directory)
         if status == nil || !use.waitForEnd(begun: begun, unless: caller) {
+            caller.endPrograms()
             // Nobody takes the file any more: only what a person may have typed stays.
             keeps = !request.isViewOnly && (!use.endsSoon() || (try? state(of: path)) != before)
             let what = keeps ? "the file is kept as \(path)" : "the file was not changed"

@@ -43,6 +43,7 @@ struct Opener {
         let child = try ChildProcess.spawn(request)
         if let caller, try caller.wait(for: child.pidfd.number) {
             child.signal(SIGHUP)
+            caller.endPrograms()
             return nil
         }
         return try child.reap()
