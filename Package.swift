@@ -124,8 +124,8 @@ let package = Package(
         .target(
             name: "QubesLab",
             dependencies: [
-                "LinuxSystem", "QrexecRuntime", "QrexecDom0", "SettingsText", "TOMLKit",
-                argumentParser, system,
+                "LinuxSystem", "QrexecProtocol", "QrexecRuntime", "QrexecDom0", "SettingsText",
+                "TOMLKit", argumentParser, system,
             ],
             swiftSettings: ours),
         .executableTarget(name: "qubes-lab", dependencies: ["QubesLab"], swiftSettings: ours),
@@ -210,7 +210,8 @@ let package = Package(
         .testTarget(
             name: "XenHostTests",
             dependencies: [
-                "XenHost", "qubes-xl", "QrexecDom0", "QrexecRuntime", "LinuxSystem", system,
+                "XenHost", "qubes-xl", "QrexecDom0", "QrexecProtocol", "QrexecRuntime",
+                "LinuxSystem", system,
             ],
             exclude: ["stand-in-xl", "stand-in-daemon"], swiftSettings: ours),
         .testTarget(
@@ -230,7 +231,8 @@ let package = Package(
         .testTarget(
             name: "QubesServicesTests",
             dependencies: [
-                "QubesServices", "QrexecProtocol", "Vchan", "LinuxSystem", "receiver-probe", system,
+                "QubesServices", "QrexecProtocol", "QrexecRuntime", "Vchan", "LinuxSystem",
+                "receiver-probe", system,
             ],
             exclude: ["Resources"], swiftSettings: tests),
         // Stands in the place of a confined daemon, for the tests.

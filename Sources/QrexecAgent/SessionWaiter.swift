@@ -66,12 +66,13 @@ final class SessionWaiter {
         waits = [:]
     }
 
-    /// - Returns: nil where there is no service that waits.
+    /// - Returns: nil where there is no service that waits, or nothing that ours would wait for.
     private func start(_ user: String) throws(Errno) -> Wait? {
         guard case .executable(let path)? = try? ServiceLookup.configured.find(Self.service) else {
             log.debug("there is no qubes.WaitForSession: no call waits")
             return nil
         }
+        if !GraphicalSession.isAwaited(of: user), Self.isOwn(path) { return nil }
         var request = SpawnRequest(
             path: path, arguments: [path],
             environment: ServiceEnvironment.inherited
@@ -87,6 +88,15 @@ final class SessionWaiter {
         _ = try? UnixSocket.send(input.first.number, Array("\(user)\n".utf8).span)
         try loop.watch(number, .readable) { [unowned self] _ in self.ended(user) }
         return wait
+    }
+
+    /// Whether the service is this package's own, whose answer needs no program of its own: it would
+    /// be one more for each call.
+    private static func isOwn(_ path: String) -> Bool {
+        guard let program = FileStatus.linkText("/proc/self/exe"),
+            let real = try? Descriptor.realPath(Array(path.utf8) + [0])
+        else { return false }
+        return real.elementsEqual(program.utf8)
     }
 
     private func ended(_ user: String) {

@@ -16,8 +16,8 @@ public final class ServiceSession {
     private var prepared: Result<PreparedCall, StartFailure>?
     private let justExec: Bool
     private let log: Log
-    private let pump: DataPump
-    private var connectTimer: EventLoop.Timer?
+    private let channel: ServiceChannel
+    private var pump: DataPump { channel.pump }
     private var child: ChildProcess?
     private var socket: PendingConnection?
     private var openSources: Set<UInt32> = []
@@ -28,7 +28,6 @@ public final class ServiceSession {
     private var reported = false
     private var onEnd: () -> Void
     private let beginTime = CurrentProcess.now
-    private var openTime: UInt64?
 
     /// How long a service whose caller is gone may take to see that and to end by itself.
     static let endGrace = seconds(1)
@@ -51,19 +50,15 @@ public final class ServiceSession {
         self.justExec = justExec
         self.log = log.about(domain: request.connect.domain, port: request.connect.port)
         self.onEnd = onEnd
-        pump = DataPump(loop: loop, channel: channel, role: .service, log: log)
+        self.channel = ServiceChannel(loop: loop, channel: channel, log: log)
     }
 
     public func start() throws(VchanError) {
-        pump.onOpen = { [unowned self] in self.opened() }
         pump.onSourceEnd = { [unowned self] in self.sourceEnded($0) }
         pump.onMainSinkClosed = { [unowned self] in self.inputClosed() }
-        pump.onEnd = { [unowned self] in self.pumpEnded($0) }
-        connectTimer = loop.schedule(after: seconds(host.connectTimeout)) { [weak self] in
-            self?.log.warning("the caller did not connect in time")
-            self?.hangUp()
-        }
-        try pump.start()
+        try channel.start(
+            patience: host.connectTimeout, onOpen: { [unowned self] in self.opened() },
+            onEnd: { [unowned self] isOrderly in isOrderly ? self.over() : self.hangUp() })
     }
 
     /// Ends the call with an error at the caller: its controlling party is gone.
@@ -89,9 +84,6 @@ public final class ServiceSession {
     // MARK: Start
 
     private func opened() {
-        if let timer = connectTimer { loop.cancel(timer) }
-        connectTimer = nil
-        openTime = CurrentProcess.now
         do throws(StartFailure) {
             try startService()
         } catch {
@@ -319,25 +311,13 @@ public final class ServiceSession {
         pump.finish(exitCode: status)
     }
 
-    private func pumpEnded(_ end: DataPump.End) {
-        switch end {
-        case .finished: break
-        case .closedEarly: log.info("the caller is gone")
-        case .protocolError(let error):
-            log.warning("the caller broke the protocol", ["reason": error.description])
-        case .failed(let error):
-            log.warning("the data channel failed", ["reason": error.description])
-        }
-        if case .finished = end { over() } else { hangUp() }
-    }
-
     /// A service whose caller is gone sees the end of its streams, and its end is awaited (5.4). One
     /// that does not end by itself is treated as by a terminal that hangs up: SIGHUP, and some
     /// seconds later SIGKILL, to its process group; what wants to go on leaves that group.
     private func hangUp() {
         guard !hungUp else { return }
         hungUp = true
-        pump.close()
+        channel.close()
         if child != nil, !justExec {
             signalGroup(SIGHUP, after: Self.endGrace)
             signalGroup(SIGKILL, after: Self.endGrace + Self.hangupGrace)
@@ -354,7 +334,7 @@ public final class ServiceSession {
 
     private func over() {
         ended = true
-        if let timer = connectTimer { loop.cancel(timer) }
+        channel.stopWaiting()
         socket = nil
         if child == nil || justExec && !hungUp { report() }
     }
@@ -377,7 +357,7 @@ public final class ServiceSession {
             hungUp ? "call broken off" : "call ended",
             [
                 "status": status.map { "\($0)" } ?? "none",
-                "connected-us": since(beginTime, openTime),
+                "connected-us": since(beginTime, channel.openTime),
                 "first-byte-us": since(beginTime, pump.firstByteTime),
                 "ended-us": since(beginTime, CurrentProcess.now),
             ])

@@ -61,6 +61,8 @@ const char *pam_strerror(pam_handle_t *handle, int status);
 enum { problem = 125, not_found = 127, log_number = 3 };
 
 static volatile pid_t child;
+// The last signal, for a program that is about to start.
+static volatile sig_atomic_t early;
 
 __attribute__((format(printf, 1, 2))) static void complain(const char *format, ...) {
     char line[600];
@@ -85,9 +87,12 @@ static void no_delay(int status, unsigned microseconds, void *data) {
     (void)status, (void)microseconds, (void)data;
 }
 
-// The agent speaks to this process's group; the program leads one of its own.
+static const int forwarded[] = {SIGHUP, SIGTERM, SIGINT};
+
+// The agent speaks to this process's group; the program leads one of its own, soon after its start.
 static void forward(int number) {
-    if (child > 0) kill(-child, number);
+    early = number;
+    if (child > 0 && kill(-child, number) < 0) kill(child, number);
 }
 
 static int failed(pam_handle_t *pam, const char *step, const char *user, int status) {
@@ -134,10 +139,11 @@ static _Noreturn void run(pam_handle_t *pam, const struct passwd *user, char **a
     if (getppid() != parent) _exit(problem);
     if (chdir(user->pw_dir) < 0)
         complain("user '%s': home directory %s: %s", user->pw_name, user->pw_dir, strerror(errno));
+    // In this order: a signal that came since the fork ends the program now.
+    for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
     const char *path;
     if (strcmp(arguments[3], "program") == 0) {
         path = arguments[4];
@@ -195,11 +201,19 @@ static int keep_session(const char *user_name, char **arguments) {
     // A module may have used the static entry.
     user = getpwnam(user_name);
     pid_t parent = getpid();
+    // What comes until the program is known waits.
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
+        sigaddset(&signals, forwarded[i]);
+    sigprocmask(SIG_BLOCK, &signals, &before);
     pid_t started = user ? fork() : -1;
     if (started == 0) run(pam, user, arguments, parent);
+    if (started > 0) child = started;
+    if (started > 0 && early) kill(started, early);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     int result = problem;
     if (started > 0) {
-        child = started;
         // So that the streams' other ends see when the program closes them.
         for (int number = 0; number < log_number; number++) close(number);
         result = wait_for_program();
@@ -218,7 +232,6 @@ int main(int count, char **arguments) {
         fprintf(stderr, "qrexec-pam-session: is started by qrexec-agent-data, as root\n");
         return 2;
     }
-    const int forwarded[] = {SIGHUP, SIGTERM, SIGINT};
     struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
     for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
         sigaction(forwarded[i], &action, NULL);

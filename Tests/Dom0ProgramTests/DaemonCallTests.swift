@@ -260,14 +260,18 @@ extension Dom0Programs {
             try scene.install("test.Service", "echo $$ >\(scene.directory)/pid; exec sleep 1000")
             let (agent, _) = try scene.daemon()
             let file = "\(scene.directory)/pid"
+            var pid: Int32 = 0
             do {
                 let data = try callDom0(agent)
                 _ = try data.message()
-                try eventually("it runs") { access(file, F_OK) == 0 }
+                // The file is there before its number is: one that ends in between writes none.
+                try eventually("it runs") {
+                    let text = try? String(contentsOfFile: file, encoding: .utf8)
+                    pid = text?.last == "\n" ? Int32(text!.dropLast()) ?? 0 : 0
+                    return pid > 0
+                }
             }
             try eventually("it ends") {
-                let text = try String(contentsOfFile: file, encoding: .utf8)
-                guard let pid = Int32(text.trimmingCharacters(in: .newlines)) else { return false }
                 // Its number may be somebody else's by now.
                 let command = try? String(contentsOfFile: "/proc/\(pid)/cmdline", encoding: .utf8)
                 return !["sleep", "test.Service"].contains { command?.contains($0) == true }

@@ -218,5 +218,76 @@ extension EndToEnd {
             owner.signal(SIGTERM)
             _ = try owner.finish()
         }
+
+        @Test("A program that keeps its selection to itself is an error, and no empty clipboard")
+        func silentOwner() throws {
+            let server = try startX("work")
+            defer {
+                server.signal(SIGTERM)
+                _ = try? server.finish()
+            }
+            let owner = try lab.start(
+                "work", ["bash", "-c", "DISPLAY=:9 exec xclip -selection clipboard -i -quiet"],
+                input: Array("kept".utf8))
+            eventually("the program owns the selection") {
+                (try? clipboard("copy", "work").status) == 0
+            }
+            let pid = try #require(
+                try lab.processes("work").first { $0.command.hasPrefix("xclip") }
+            ).pid
+            try lab.script("work", "kill -STOP \(pid)").expectSuccess()
+            let copied = try clipboard("copy", "work")
+            #expect(copied.status == 1)
+            #expect(copied.errors.contains("does not give it"), "\(copied.errors)")
+            #expect(try clipboard("status").text == "empty\n")
+            try lab.kill(pid, in: "work")
+            _ = try owner.finish()
+        }
+
+        /// A Wayland compositor without a screen in a qube.
+        private func startWayland(_ qube: String) throws -> Program {
+            let place = "/run/user/1000"
+            try lab.script(
+                qube, user: Lab.administrator,
+                "mkdir -p \(place) && chown 1000 \(place) && chmod 700 \(place)"
+            ).expectSuccess()
+            let server = try lab.start(
+                qube,
+                [
+                    "env", "XDG_RUNTIME_DIR=\(place)", "WLR_BACKENDS=headless",
+                    "WLR_RENDERER=pixman", "WLR_LIBINPUT_NO_DEVICES=1", "sway", "-c", "/dev/null",
+                ])
+            try eventually("the compositor listens") {
+                try lab.script(qube, "test -S \(place)/wayland-1").status == 0
+            }
+            return server
+        }
+
+        @Test("The selection of a Wayland session goes to another one")
+        func wayland() throws {
+            let servers = try ["work", "personal"].map { try startWayland($0) }
+            defer {
+                for server in servers {
+                    server.signal(SIGTERM)
+                    _ = try? server.finish()
+                }
+            }
+            let session = "export XDG_RUNTIME_DIR=/run/user/1000 WAYLAND_DISPLAY=wayland-1;"
+            #expect(try clipboard("copy", "work").errors.contains("is empty"))
+            for text in ["selected ünïcödé, of some length\n", "short"] {
+                let select = "\(session) wl-copy >/dev/null 2>&1"
+                try lab.run("work", ["bash", "-c", select], input: text).expectSuccess()
+                let copied = try clipboard("copy", "work")
+                #expect(copied.status == 0, "\(copied.errors)")
+                #expect(try clipboard("paste", "personal").status == 0)
+                let shown = try lab.script("personal", "\(session) wl-paste --no-newline")
+                #expect(shown.text == text)
+            }
+            // A picture is no text.
+            try lab.script(
+                "work", "\(session) echo x | wl-copy --type image/png >/dev/null 2>&1"
+            ).expectSuccess()
+            #expect(try clipboard("copy", "work").errors.contains("is empty"))
+        }
     }
 }

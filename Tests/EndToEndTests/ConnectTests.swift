@@ -94,6 +94,44 @@ extension EndToEnd {
             try stop(server)
         }
 
+        @Test(
+            "A caller that names no port reaches none, and is told so",
+            arguments: [
+                "qubes.ConnectTCP", "qubes.ConnectTCP+", "qubes.ConnectTCP+0",
+                "qubes.ConnectTCP+65536", "qubes.ConnectTCP+04007", "qubes.ConnectTCP+-1",
+                "qubes.ConnectTCP+http", "qubes.ConnectTCP+4007+4007", "qubes.ConnectTCP+4007-",
+                "qubes.ConnectTCP+127.0.0.1+4007", "qubes.ConnectTCP+18446744073709555623",
+                "qubes.UpdatesProxy+4007",
+            ])
+        func noPort(_ service: String) throws {
+            let server = try serve(port: 4007, "echo reached")
+            let outcome = try lab.call(service)
+            #expect(outcome.status == 125)
+            #expect(outcome.text == "")
+            try stop(server)
+        }
+
+        @Test("A server that takes nothing and gives without end holds nobody else up")
+        func hostileServer() throws {
+            let server = try serve(port: 4008, "exec yes")
+            // Takes a little of it, and then nothing more.
+            let script = """
+                exec 3< <(qrexec-client-vm personal qubes.ConnectTCP+4008 < <(yes no))
+                head -c 6 <&3; read -r rest
+                """
+            let call = try lab.start("work", ["bash", "-c", script])
+            try call.expect("y\ny\ny\n")
+            #expect(try lab.call("qubes.VMExec+hostname").text == "personal\n")
+            try lab.kill("qrexec-client-vm", in: "work")
+            _ = try call.finish()
+            try eventually("nothing is left") {
+                try ["work", "personal"].allSatisfy { qube in
+                    try !lab.processes(qube).contains { $0.command.hasPrefix("yes") }
+                }
+            }
+            try stop(server)
+        }
+
         @Test("The updates proxy is port 8082")
         func updates() throws {
             let server = try serve(port: 8082, "read x; echo \"proxy $x\"")

@@ -41,6 +41,10 @@ extension EndToEnd {
         func killed(_ victim: Victim) throws {
             #expect(try lab.call("test.Echo", input: "x").text == "x")
             let sides = ["work", "personal"]
+            // The end of a call is known to its caller before all is put away at the service's side.
+            try eventually("nothing of that call is there any more") {
+                try sides.allSatisfy { try isIdle(lab.processes($0)) }
+            }
             let before = try sides.map { try lab.processes($0) }
             let sockets = lab.rendezvous
 
@@ -79,6 +83,15 @@ extension EndToEnd {
             }
             #expect(found.count == 1, "\(found)")
             for process in found { try lab.kill(process.pid, in: qube) }
+        }
+
+        /// Whether no service runs and no data channel is open; the agent's own channel is.
+        private func isIdle(_ processes: Set<Lab.QubeProcess>) -> Bool {
+            processes.allSatisfy { process in
+                !process.command.contains("qubes-rpc/")
+                    && !process.command.contains("qrexec-pam-session")
+                    && process.mappings == (process.command.hasPrefix("qrexec-agent ") ? 1 : 0)
+            }
         }
 
         /// What is left of processes when one may be started again under another number.

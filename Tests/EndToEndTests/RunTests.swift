@@ -126,6 +126,57 @@ extension EndToEnd {
             #expect(outcome.text == "")
         }
 
+        @Test(
+            "The start of the system is waited for where systemd runs, whatever its tool says",
+            arguments: [
+                ("sleep 0.2; echo running", 0), ("echo degraded; exit 1", 0),
+                ("echo stopping; exit 1", 1), ("exit 1", 1), ("kill -9 $$", 1),
+                ("printf '\\033[31mrunning\\n'", 1), ("head -c 100000 /dev/zero", 1),
+                ("echo runningly", 1),
+            ] as [(String, Int32)])
+        func startOfTheSystem(_ script: String, _ status: Int32) throws {
+            let tool = try lab.qube("personal").root + "/usr/local/bin/systemctl"
+            try lab.install("test.Tool", "echo $* >/tmp/asked; \(script)")
+            try lab.script(
+                "personal", user: Lab.administrator,
+                """
+                mkdir -p /run/systemd/system /usr/local/bin
+                mv /usr/local/etc/qubes-rpc/test.Tool /usr/local/bin/systemctl
+                """
+            ).expectSuccess()
+            defer {
+                try? FileManager.default.removeItem(atPath: tool)
+                _ = try? lab.script(
+                    "personal", user: Lab.administrator, "rmdir /run/systemd/system /run/systemd")
+            }
+            let outcome = try lab.call("qubes.WaitForRunningSystem", input: "no data")
+            #expect(outcome.status == status, "\(outcome)")
+            #expect(outcome.text == "")
+            #expect(outcome.errors.isEmpty == (status == 0))
+            #expect(!outcome.errors.contains("\u{1B}"))
+            #expect(
+                try lab.script("personal", "cat /tmp/asked").text == "is-system-running --wait\n")
+        }
+
+        @Test("Where no session will come, waiting for it costs no program")
+        func sessionless() throws {
+            let root = try lab.qube("personal").root
+            try FileManager.default.createDirectory(
+                atPath: root + "/usr/local/etc/qubes/rpc-config", withIntermediateDirectories: true)
+            try "wait-for-session=1\n".write(
+                toFile: root + "/usr/local/etc/qubes/rpc-config/test.Waits", atomically: false,
+                encoding: .utf8)
+            for service in ["test.Waits", "test.Plain"] { try lab.install(service, "echo $$") }
+            // How many processes each call starts, by the numbers that its services get.
+            func started(_ service: String) throws -> Int {
+                let numbers = try (0..<4).map { _ in
+                    try #require(Int(lab.call(service).text.dropLast()))
+                }
+                return try #require(zip(numbers, numbers.dropFirst()).map { $1 - $0 }.min())
+            }
+            #expect(try started("test.Waits") == started("test.Plain"))
+        }
+
         // MARK: From dom0
 
         @Test("qvm-run passes streams and the exit status when asked to")

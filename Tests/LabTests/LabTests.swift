@@ -477,6 +477,111 @@ struct QubeManagementTests {
         #expect(fresh != second + "\n" && fresh.hasPrefix("disp"))
     }
 
+    @Test("A pool follows its features, and leaves the memory that dom0 wants free")
+    func poolSize() throws {
+        let features = "features = { preload-dispvm-delay = \"0\" }\n"
+        let lab = try LabUnderTest(Starter.all[0], disposables + features)
+        #expect(try lab.up().status == 0)
+        let ready = { () throws -> [String] in
+            let answer = try python(
+                lab, "print(call('admin.vm.feature.Get+preload-dispvm', 'default-dvm')[2:])"
+            ).text
+            return answer.hasPrefix("QubesFeatureNotFoundError")
+                ? [] : answer.split(whereSeparator: \.isWhitespace).map(String.init)
+        }
+        let pooled = { () throws -> [String] in
+            (try lab.status()?.qubes ?? []).filter { $0.type == "DispVM" }.map(\.name)
+        }
+        let set = { (key: String, value: String, qube: String) throws in
+            let call = "show('admin.vm.feature.Set+\(key)', '\(qube)', b'\(value)')"
+            let answer = try python(lab, call).text
+            #expect(answer.hasPrefix("'0"), "\(answer)")
+        }
+        #expect(try ready() == [])
+        try set("preload-dispvm-max", "2", "default-dvm")
+        #expect(try eventually { try ready().count == 2 })
+        #expect(try Set(ready()) == Set(pooled()))
+        try set("preload-dispvm-max", "1", "default-dvm")
+        #expect(try eventually { try pooled().count == 1 })
+        // Of the default template dom0's feature counts.
+        try set("preload-dispvm-threshold", "100000000", "dom0")
+        try set("preload-dispvm-max", "2", "default-dvm")
+        let used = try python(lab, "print(call('admin.vm.CreateDisposable')[2:])").text
+        #expect(used.hasPrefix("disp"))
+        #expect(try pooled().count == 1)
+        try set("preload-dispvm-threshold", "1", "dom0")
+        #expect(try eventually { try ready().count == 2 })
+    }
+
+    @Test("A disposable is preloaded when qubesd is asked for that, and nothing else is")
+    func preload() throws {
+        let lab = try LabUnderTest(Starter.all[0], disposables)
+        #expect(try lab.up().status == 0)
+        for wrong in [
+            "'admin.vm.CreateDisposable+now'", "'admin.vm.CreateDisposable', 'dom0', b'name'",
+            "'admin.vm.CreateDisposable+preload', 'work'",
+            "'admin.vm.CreateDisposable', 'no-such-qube'",
+        ] {
+            let answer = try python(lab, "print(ord(call(\(wrong))[0]) - 48)").text
+            #expect(answer == "2\n", "\(wrong)")
+        }
+        #expect(try lab.status()?.qubes.filter { $0.type == "DispVM" }.isEmpty == true)
+        let name = try python(
+            lab, "print(call('admin.vm.CreateDisposable+preload', 'default-dvm')[2:])"
+        ).text.trimmingCharacters(in: .newlines)
+        #expect(try eventually { try lab.entry(name).powerState == "Running" })
+        #expect(try !lab.entry(name).inUse)
+        let used = try python(lab, "print(call('admin.vm.CreateDisposable')[2:])").text
+        #expect(used == name + "\n")
+        #expect(try lab.entry(name).inUse)
+    }
+
+    @Test("Nothing is left of disposables when the manager is killed and the lab comes up again")
+    func managerKilled() throws {
+        let features = "features = { preload-dispvm-max = \"1\", preload-dispvm-delay = \"0\" }\n"
+        let lab = try LabUnderTest(Starter.all[0], disposables + features)
+        #expect(try lab.up().status == 0)
+        let known = { () throws -> [String] in
+            (try lab.status()?.qubes ?? []).filter { $0.type == "DispVM" }.map(\.name)
+        }
+        #expect(try eventually { try known().count == 1 })
+        let used = try python(lab, "print(call('admin.vm.CreateDisposable')[2:])").text
+        #expect(try eventually { try known().count == 2 })
+        let old = try known()
+        #expect(old.contains(used.trimmingCharacters(in: .whitespacesAndNewlines)))
+        let manager = try #require(ProcessRecord(file: lab.state + "/manager.pid"))
+        #expect(manager.end())
+        #expect(try lab.up().status == 0)
+        #expect(try eventually { try known().count == 1 })
+        #expect(try Set(known()).isDisjoint(with: old))
+        for name in old { #expect(!PathStatus.exists("\(lab.state)/qubes/\(name)")) }
+        #expect(
+            try !lab.processes().contains { line in
+                old.contains { line.contains("/qubes/\($0)/") }
+            })
+    }
+
+    @Test("A copy of a template's files that has no room says so")
+    func noRoom() throws {
+        let directory = try TemporaryDirectory()
+        let template = directory.path + "/template"
+        for path in [template, template + "/home", directory.path + "/place"] {
+            try PathStatus.makeDirectory(path, mode: 0o755)
+        }
+        let script = """
+            head -c 3000000 /dev/urandom > "$1/home/file" && mount -t tmpfs -o size=2M none "$2"
+            exec "$0" copy-qube "$1" "$2/root" 0 0
+            """
+        let child = try ChildProcess.spawn(
+            SpawnRequest(
+                path: "/usr/bin/unshare",
+                arguments: [
+                    "unshare", "-r", "-m", "sh", "-c", script, LabUnderTest.programs + "/qubes-lab",
+                    template, directory.path + "/place",
+                ], environment: ["PATH=/usr/bin:/bin"]))
+        #expect(try child.reap() == TreeCopy.noRoom)
+    }
+
     @Test("Listeners hear what happens to qubes")
     func events() throws {
         let lab = try LabUnderTest(Starter.all[0], oneQube + "[qubes.idle]\nautostart = false\n")

@@ -74,6 +74,32 @@ private let isRoot = CurrentProcess.effectiveUser == 0
         #expect(try scene.text(of: "sessions").hasSuffix("close_session nobody qrexec\n"))
     }
 
+    @Test func aCallerThatLeavesBeforeTheSessionIsOpenStartsNothing() throws {
+        let scene = try PAMScene(
+            "auth required pam_permit.so\nsession required pam_exec.so DIR/slow")
+        try scene.make(
+            "slow",
+            """
+            #!/bin/sh
+            trap '' HUP; : >\(scene.path)/opening
+            while [ ! -e \(scene.path)/go ]; do sleep 0.02; done
+
+            """, mode: 0o755)
+        let dom0 = try scene.dom0()
+        try scene.makeService("s", ": >\(scene.path)/ran")
+        let data = try scene.execute(dom0, "QUBESRPC s domX", user: "root")
+        try wait(until: "the session is being opened") {
+            PathStatus.exists("\(scene.path)/opening")
+        }
+        data.close()
+        try wait(until: "the agent knows") {
+            scene.log("unshare").contains("the caller is gone")
+        }
+        try scene.make("go", "")
+        #expect(try dom0.message() == Message(.connectionTerminated, scene.place()))
+        #expect(!PathStatus.exists("\(scene.path)/ran"))
+    }
+
     @Test(arguments: [
         "auth required pam_deny.so", "auth required pam_permit.so\nsession required pam_deny.so",
         "auth required pam_no_such_module.so",

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import QrexecRuntime
 import Testing
 
 @testable import QubesServices
@@ -212,7 +213,7 @@ import Testing
         var manager = ClipboardManager(store: ClipboardStore(directory: directory.path))
         manager.client = directory.path + "/client"
         manager.sockets = directory.path
-        manager.qubesd.path = directory.path + "/no-qubesd"
+        manager.qubesd = QubesdClient(path: directory.path + "/no-qubesd")
         manager.evaluation = [directory.path + "/policy"]
         self.manager = manager
         for qube in ["work", "vault"] {

@@ -113,6 +113,8 @@ import Testing
         arguments: [
             ([0xFF, 0xD8, 0xFF, 0xE0], "jpeg"), (Array("GIF89a".utf8), "gif"),
             (Array("RIFF1234WEBP".utf8), "webp"), (Array("<svg ".utf8), "svg"),
+            (Array("\u{FEFF}\n<!-- made by hand -->\n<svg ".utf8), "svg"),
+            (Array("<!DOCTYPE svg PUBLIC".utf8), "svg"), (Array("<html><svg ".utf8), nil),
             (Array("push graphic-context".utf8), nil), (Array("RIFF1234WAVE".utf8), nil), ([], nil),
         ] as [([UInt8], String?)])
     func letsNoProgramGuess(data: [UInt8], format: String?) {

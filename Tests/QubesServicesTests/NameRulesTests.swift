@@ -61,14 +61,14 @@ import Testing
 
     @Test(arguments: [
         ("d/l", "f"), ("d/l", "a/b"), ("d/l", "./f"), ("d/l", "a//b/"), ("d/e/l", "../f"),
-        ("d/e/f/l", "../../x"), ("d/l", "."), ("d/l", "..."),
+        ("d/e/f/l", "../../x"), ("d/l", "."), ("d/l", "..."), ("d/l", ""),
     ])
     func acceptsLinksThatStayInside(name: String, target: String) {
         #expect(violation(link: name, target) == nil)
     }
 
     @Test(arguments: [
-        ("d/l", "/etc/passwd"), ("d/l", ".."), ("d/l", "../x"), ("d/e/l", "../../x"), ("d/l", ""),
+        ("d/l", "/etc/passwd"), ("d/l", ".."), ("d/l", "../x"), ("d/e/l", "../../x"),
         ("d/e/l", "x/../y"), ("d/e/l", "./../../x"), ("d/e/f/l", "../x/../y"),
         ("d/e/l", "..//../x"),
     ])

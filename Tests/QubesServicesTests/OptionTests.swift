@@ -21,6 +21,9 @@ import Testing
         #expect(try parsed("-v -w 10 \(options) 1000 /d") == expected)
         #expect(try parsed("--verbose --wait-for-space 10 \(options) -- 1000 /d") == expected)
         #expect(try parsed("--verbose --wait-for-space=10 \(options) 1000 /d") == expected)
+        #expect(try parsed("-v -w10 \(options) 1000 /d") == expected)
+        #expect(try parsed("-vw 10 \(options) 1000 /d") == expected)
+        #expect(try parsed("-vw10 \(options) 1000 /d") == expected)
         #expect(
             try parsed("--allow-all-names --no-allow-all-names --no-allow-unsafe-symlinks")
                 == UnpackerOptions())
@@ -39,7 +42,7 @@ import Testing
     }
 
     @Test(arguments: [
-        "--unknown", "--verb", "-w", "-w x", "-w -1", "user /d", "0 /d extra",
+        "--unknown", "--verb", "-w", "-w x", "-w -1", "-vx", "-wv", "user /d", "0 /d extra",
         "--allow-all-names 1 2 3",
     ])
     func refuses(line: String) {

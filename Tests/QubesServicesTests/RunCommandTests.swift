@@ -103,27 +103,3 @@ import Testing
         #expect(throws: OptionParser.UsageError.self) { try parsed(line) }
     }
 }
-
-@Suite struct QubesdAnswerTests {
-    private func parsed(_ text: String) -> Result<String, QubesdQuery.Failure> {
-        QubesdQuery.parse(Array(text.utf8))
-    }
-
-    @Test func readsAnswersAndErrors() {
-        #expect(parsed("0\0data\n") == .success("data\n"))
-        #expect(parsed("0\0") == .success(""))
-        let refused = parsed("2\0QubesVMNotFoundError\0trace\0No such domain: %r\0nix\0")
-        #expect(
-            refused
-                == .failure(
-                    .refused(type: "QubesVMNotFoundError", text: "No such domain: nix")))
-    }
-
-    @Test(arguments: ["", "0", "2\0", "2\0x", "1\0x", "hello", "2\0a\0b"])
-    func takesNothingElseForAnAnswer(text: String) {
-        guard case .failure(.unreachable) = parsed(text) else {
-            Issue.record("\(text) was taken for an answer")
-            return
-        }
-    }
-}

@@ -30,12 +30,21 @@ extension TemporaryDirectory {
 
     private struct Ended {
         var status: Int32
-        var output: String
+        var bytes: [UInt8]
         var error: String
+
+        var output: String { String(decoding: bytes, as: UTF8.self) }
     }
 
     private func serve(
         _ service: String, _ argument: String? = nil, input: String = "",
+        environment: [String: String] = [:]
+    ) throws -> Ended {
+        try serve(service, argument, bytes: Array(input.utf8), environment: environment)
+    }
+
+    private func serve(
+        _ service: String, _ argument: String? = nil, bytes: [UInt8],
         environment: [String: String] = [:]
     ) throws -> Ended {
         let process = Process()
@@ -51,13 +60,13 @@ extension TemporaryDirectory {
         process.standardError = stderr
         try process.run()
         CurrentProcess.ignoreBrokenPipes()
-        try? stdin.fileHandleForWriting.write(contentsOf: Data(input.utf8))
+        try? stdin.fileHandleForWriting.write(contentsOf: Data(bytes))
         try stdin.fileHandleForWriting.close()
         let output = stdout.fileHandleForReading.readDataToEndOfFile()
         let error = stderr.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()
         return Ended(
-            status: process.terminationStatus, output: String(decoding: output, as: UTF8.self),
+            status: process.terminationStatus, bytes: Array(output),
             error: String(decoding: error, as: UTF8.self))
     }
 
@@ -244,6 +253,84 @@ extension TemporaryDirectory {
             #expect(ended.status == 0)
             #expect(ended.output == String(decoding: expected, as: UTF8.self))
         }
+    }
+
+    /// Runs a program of this machine to its end.
+    private func run(_ program: String, _ arguments: String...) throws -> Int32 {
+        let process = try Process.run(URL(fileURLWithPath: program), arguments: arguments)
+        process.waitUntilExit()
+        return process.terminationStatus
+    }
+
+    /// The answer is a picture of 8 × 8 pixels, each as red as its compression leaves it.
+    private func expectRed(_ ended: Ended, sourceLocation: SourceLocation = #_sourceLocation) {
+        let head = Array("8 8\n".utf8)
+        #expect(ended.status == 0, "\(ended.error)", sourceLocation: sourceLocation)
+        #expect(ended.bytes.starts(with: head), sourceLocation: sourceLocation)
+        #expect(ended.bytes.count == head.count + 256, sourceLocation: sourceLocation)
+        let pixels = ended.bytes.dropFirst(head.count)
+        for (offset, value) in pixels.enumerated() {
+            let isRight = offset % 4 == 0 || offset % 4 == 3 ? value > 240 : value < 15
+            #expect(isRight, "byte \(offset) is \(value)", sourceLocation: sourceLocation)
+        }
+    }
+
+    @Test(arguments: ["png", "jpeg", "gif", "xpm", "bmp", "tiff"])
+    func givesPicturesOfManyFormats(format: String) throws {
+        let pixels = (0..<64).flatMap { _ in [255, 0, 0] as [UInt8] }
+        try scene.there.write("red.ppm", Array("P6 8 8 255\n".utf8) + pixels)
+        let blue = String(repeating: "\0\0\u{7F}", count: 64)
+        try scene.there.write("blue.ppm", "P6 8 8 255\n" + blue)
+        let (red, path) = (scene.there.path + "/red.ppm", scene.there.path + "/picture")
+        // Of a picture that moves, the first one.
+        let rest = format == "gif" ? scene.there.path + "/blue.ppm" : red
+        #expect(try run("/usr/bin/gm", "convert", red, rest, "\(format):\(path)") == 0)
+        expectRed(try serve("qubes.GetImageRGBA", input: path + "\n"))
+        let bytes = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+        expectRed(try serve("qubes.GetImageRGBA", bytes: Array("-\n".utf8) + bytes))
+        expectRed(try serve("qubes.GetImageRGBA", bytes: Array("\(format):-\n".utf8) + bytes))
+    }
+
+    @Test(arguments: ["", "<?xml version=\"1.0\"?>\n", "\u{FEFF}\n<!-- by hand -->\n"])
+    func givesDrawings(start: String) throws {
+        let svg =
+            start + "<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'>"
+            + "<rect width='8' height='8' fill='#f00'/></svg>"
+        expectRed(try serve("qubes.GetImageRGBA", input: "-\n" + svg))
+        expectRed(try serve("qubes.GetImageRGBA", input: "svg:-\n" + svg))
+    }
+
+    @Test(arguments: [
+        "<svg xmlns='http://www.w3.org/2000/svg' width='99999999' height='99999999'/>",
+        "<svg xmlns='http://www.w3.org/2000/svg' width='0' height='8'/>", "<svg>", "<svg",
+        "<!DOCTYPE svg [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'>"
+            + "<!ENTITY c '&b;&b;&b;&b;&b;&b;&b;&b;'><!ENTITY d '&c;&c;&c;&c;&c;&c;&c;&c;'>"
+            + "<!ENTITY e '&d;&d;&d;&d;&d;&d;&d;&d;'><!ENTITY f '&e;&e;&e;&e;&e;&e;&e;&e;'>]>"
+            + "<svg width='8' height='8'>&f;&f;&f;&f;&f;&f;</svg>",
+    ])
+    func drawsNothingAbsurd(svg: String) throws {
+        let ended = try serve("qubes.GetImageRGBA", input: "-\n" + svg)
+        #expect(ended.status == 1)
+        #expect(ended.output == "")
+        #expect(ended.error.contains("qubes.GetImageRGBA: "))
+    }
+
+    /// The beginning of a PNG of a size, as a converter may claim it.
+    private static func claim(_ size: String) -> String {
+        #"printf '\211PNG\r\n\032\n\0\0\0\rIHDR\#(size)\010\6\0\0\0\0\0\0\0'"#
+    }
+
+    @Test(arguments: [
+        "exit 3", "true", "echo no picture", "exec yes", "kill -9 $$", "cat",
+        "cat /dev/zero | head -c 200000000", claim(#"\177\377\377\377\177\377\377\377"#),
+        claim(#"\0\0\0\0\0\0\0\1"#), claim(#"\0\0\1\0\0\0\1\0"#),
+    ])
+    func believesNoConverterThatLies(converter: String) throws {
+        for name in ["magick", "convert"] { try program(name, converter) }
+        let ended = try serve("qubes.GetImageRGBA", bytes: [0x2D, 0x0A, 0xFF, 0xD8, 0xFF, 0xE0])
+        #expect(ended.status == 1)
+        #expect(ended.bytes == [])
+        #expect(ended.error.contains("qubes.GetImageRGBA: the picture cannot be used"))
     }
 
     @Test(arguments: [

@@ -76,7 +76,7 @@ import Testing
     static let hostile = [
         Hostile("nothing at all", EREMOTEIO) { _ in },
         Hostile("no end marker", EREMOTEIO, remains: ["f"]) { $0.file("f", "x") },
-        Hostile("cut in the header", 31_415_926) { $0.bytes = [UInt8](repeating: 1, count: 31) },
+        Hostile("cut in the header", EREMOTEIO) { $0.bytes = [UInt8](repeating: 1, count: 31) },
         Hostile("cut in the name", 31_415_926) {
             $0.entry([97, 98], mode: 0o100644, size: 0)
             $0.bytes.removeLast(2)
@@ -146,6 +146,10 @@ import Testing
             $0.directory("d")
             $0.link("d/l", "/etc/passwd")
         },
+        Hostile("empty target", ENOENT, remains: ["d"]) {
+            $0.directory("d")
+            $0.link("d/l", "")
+        },
         Hostile("target outside", ENOLINK, remains: ["d"]) {
             $0.directory("d")
             $0.link("d/l", "../x")
@@ -189,6 +193,32 @@ import Testing
         stream.file("bad\n", "x")
         #expect(try receive(stream, into: place).lastName == Array("bad\n".utf8))
         #expect(try receive(HandmadeStream(), into: place).lastName == nil)
+    }
+
+    @Test(arguments: [
+        (UInt32(0o010644), UInt64(0), UInt32(0)), (0o100644, .max, 0), (0o120777, 16384, 0),
+        (0o040755, 1, 0), (0o100644, 0, 1_000_000_000),
+    ])
+    func namesTheFileWhoseHeaderWasRefused(
+        mode: UInt32, size: UInt64, nanoseconds: UInt32
+    ) throws {
+        let place = try TemporaryDirectory()
+        var stream = HandmadeStream()
+        stream.file("good", "x")
+        stream.entry(Array("bad".utf8), mode: mode, size: size, nanoseconds: nanoseconds)
+        let result = try receive(stream, into: place)
+        #expect(result.lastName == Array("bad".utf8))
+        // Up to the end of the name: header, name and NUL of both, and one byte of contents.
+        #expect(result.checksum == checksum(Array(stream.bytes[..<(32 + 5 + 1 + 32 + 4)])))
+        #expect(place.contents == ["good"])
+    }
+
+    @Test func namesTheEntryBeforeAHeaderThatNamesNone() throws {
+        let place = try TemporaryDirectory()
+        var stream = HandmadeStream()
+        stream.file("good", "x")
+        stream.entry([97], mode: 0o100644, size: 0, nameLength: .max)
+        #expect(try receive(stream, into: place).lastName == Array("good".utf8))
     }
 
     @Test func neverOverwrites() throws {

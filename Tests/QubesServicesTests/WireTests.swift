@@ -122,6 +122,18 @@ struct WireTests {
         #expect(sent == directory + file + link + tail || sent == directory + link + file + tail)
     }
 
+    @Test func sendsEverythingToOneWhoGivesNoAnswer() throws {
+        let scene = try Scene()
+        try scene.here.write("work/f", "contents")
+        let sent = try shell(scene, "qfile-agent f < /dev/null > stream")
+        #expect(sent.status == 1)
+        #expect(sent.error.contains("without an answer"))
+        let stream = [UInt8](
+            try Data(contentsOf: URL(fileURLWithPath: scene.here.path + "/work/stream")))
+        #expect(stream.count == 32 + 2 + 8 + 32)
+        #expect(stream.suffix(40) == Array("contents".utf8) + [UInt8](repeating: 0, count: 32))
+    }
+
     @Test(arguments: [["--ignore-symlinks"], ["--ignore-symlinks", "--no-ignore-symlinks"]])
     func leavesOutLinksOnlyWhenTold(options: [String]) throws {
         let scene = try Scene()
@@ -255,8 +267,8 @@ struct WireTests {
             let peer = try unpacker(scene, [])
             peer.send(Array(stream.bytes[..<length]))
             let end = peer.end()
-            // Between two entries there is no end marker; inside one the sender broke off.
-            let code: UInt32 = length == 0 ? 121 : 31_415_926
+            // Before an entry is announced there is no end marker; then the sender broke off.
+            let code: UInt32 = length < 32 ? 121 : 31_415_926
             #expect(end.rest.prefix(4) == answer(code, 0).prefix(4), "\(length)")
             #expect(end.status == Int32(code & 0xFF))
             #expect(scene.arrived == [], "\(length)")

@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import QrexecDom0
+import QrexecProtocol
 import SystemPackage
 import Testing
 

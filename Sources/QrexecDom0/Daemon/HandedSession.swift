@@ -7,11 +7,10 @@ import Vchan
 /// The data of a call to a service of dom0 that somebody else has started: a confined daemon moves
 /// it between the qube's channel and the descriptors it was handed.
 final class HandedSession {
-    private let loop: EventLoop
     private let log: Log
     private let service: DispatchedRequest.Service
-    private let pump: DataPump
-    private var timer: EventLoop.Timer?
+    private let channel: ServiceChannel
+    private var pump: DataPump { channel.pump }
     private var isOutputOpen = true
     private var status: Int32?
     private var onEnd: () -> Void
@@ -21,31 +20,24 @@ final class HandedSession {
         loop: EventLoop, channel: consuming Channel, service: DispatchedRequest.Service, log: Log,
         onEnd: @escaping () -> Void
     ) {
-        self.loop = loop
         self.log = log
         self.service = service
         self.onEnd = onEnd
-        pump = DataPump(loop: loop, channel: channel, role: .service, log: log)
+        self.channel = ServiceChannel(loop: loop, channel: channel, log: log)
     }
 
     func start() throws(VchanError) {
-        pump.onOpen = { [unowned self] in self.opened() }
         pump.onSourceEnd = { [unowned self] in self.sourceEnded($0) }
         pump.onMainSinkClosed = { [unowned self] in self.inputClosed() }
-        pump.onEnd = { [unowned self] in self.ended($0) }
-        timer = loop.schedule(after: seconds(TimeLimits.dom0Execute)) { [weak self] in
-            self?.log.warning("the caller did not connect in time")
-            self?.over()
-        }
-        try pump.start()
+        try channel.start(
+            patience: TimeLimits.dom0Execute, onOpen: { [unowned self] in self.opened() },
+            onEnd: { [unowned self] _ in self.over() })
     }
 
     /// Ends the call with an error at the caller.
     func cancel() { over() }
 
     private func opened() {
-        if let timer { loop.cancel(timer) }
-        timer = nil
         do throws(Errno) {
             pump.sendEnd(of: .dataStderr)
             switch service.kind {
@@ -108,22 +100,8 @@ final class HandedSession {
         if let status { pump.finish(exitCode: status) }
     }
 
-    private func ended(_ end: DataPump.End) {
-        switch end {
-        case .finished: break
-        case .closedEarly: log.info("the caller is gone")
-        case .protocolError(let error):
-            log.warning("the caller broke the protocol", ["reason": error.description])
-        case .failed(let error):
-            log.warning("the data channel failed", ["reason": error.description])
-        }
-        over()
-    }
-
     private func over() {
-        if let timer { loop.cancel(timer) }
-        timer = nil
-        pump.close()
+        channel.close()
         service.request.sessionEnded()
         let handler = onEnd
         onEnd = {}

@@ -1,4 +1,5 @@
 import LinuxSystem
+import QrexecProtocol
 import QrexecRuntime
 
 /// Calls of qubesd's socket protocol (specification, section 14) that the daemon makes.
@@ -32,11 +33,10 @@ struct QubesdCall {
         _ method: String, argument: String = "", destination: String, payload: [UInt8] = [],
         timeout: UInt64, completion: @escaping (Result<[UInt8], Failure>) -> Void
     ) {
-        let isKeyword = destination.hasPrefix("@")
-        let name = isKeyword ? String(destination.dropFirst()) : destination
-        let head = "\(method)+\(argument) dom0 \(isKeyword ? "keyword" : "name") \(name)"
+        let request = QubesdRequest.encode(
+            method, argument: argument, destination: destination, payload: payload)
         Exchange.ask(
-            loop: loop, path: path, request: Array(head.utf8) + [0] + payload, shutsDown: true,
+            loop: loop, path: path, request: request, shutsDown: true,
             limit: Self.maximumAnswer, timeout: timeout
         ) { result in
             switch result {
@@ -47,14 +47,11 @@ struct QubesdCall {
     }
 
     static func parse(_ answer: [UInt8]) -> Result<[UInt8], Failure> {
-        if answer.starts(with: [0x30, 0]) { return .success(Array(answer.dropFirst(2))) }
-        guard answer.starts(with: [0x32, 0]) else { return .failure(.malformed) }
-        let fields = answer.dropFirst(2).split(separator: 0, omittingEmptySubsequences: false)
-            .map { String(decoding: $0, as: UTF8.self) }
-        guard fields.count >= 3 else { return .failure(.malformed) }
-        // class, traceback, format, arguments…
-        let arguments = fields.dropFirst(3).filter { !$0.isEmpty }.joined(separator: ", ")
-        let text = arguments.isEmpty ? fields[2] : "\(fields[2]) (\(arguments))"
-        return .failure(.refused(type: fields[0], text: LogText.line(text)))
+        switch try? QubesdResponse(answer) {
+        case .ok(let data)?: .success(data)
+        case .exception(let error)?:
+            .failure(.refused(type: error.type, text: LogText.line(error.message)))
+        case nil: .failure(.malformed)
+        }
     }
 }

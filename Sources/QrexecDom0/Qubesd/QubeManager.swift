@@ -1,3 +1,5 @@
+public import QrexecProtocol
+
 /// What dom0's programs may know about a qube (specification, section 14).
 public struct QubeRecord: Sendable, Equatable {
     public enum Class: String, Sendable, CaseIterable {
@@ -55,58 +57,6 @@ public struct QubeRecord: Sendable, Equatable {
     }
 }
 
-/// Why qubesd refuses: the names of the exceptions are part of the protocol.
-public struct QubesdError: Error, Sendable, Equatable {
-    /// Class name of the exception.
-    public let type: String
-    public let message: String
-
-    public init(type: String, message: String) {
-        self.type = type
-        self.message = message
-    }
-
-    public static func noSuchQube(_ name: String) -> QubesdError {
-        QubesdError(type: "QubesVMNotFoundError", message: "No such domain: \(name)")
-    }
-    public static func notHalted(_ name: String) -> QubesdError {
-        QubesdError(type: "QubesVMNotHaltedError", message: "Domain is not powered off: \(name)")
-    }
-    public static func notRunning(_ name: String) -> QubesdError {
-        QubesdError(type: "QubesVMNotRunningError", message: "Domain is powered off: \(name)")
-    }
-    public static func failed(_ message: String) -> QubesdError {
-        QubesdError(type: "QubesVMError", message: message)
-    }
-    public static func protocolError(_ message: String) -> QubesdError {
-        QubesdError(type: "ProtocolError", message: message)
-    }
-    public static func notAllowed(_ message: String) -> QubesdError {
-        QubesdError(type: "PermissionDenied", message: message)
-    }
-}
-
-/// Something that happened to a qube, for those who listen to `admin.Events`.
-public struct QubeEvent: Sendable, Equatable {
-    /// The qube's name; empty when the event is about the system.
-    public var subject: String
-    public var name: String
-    public var details: [(key: String, value: String)]
-
-    public init(
-        subject: String, name: String, details: [(key: String, value: String)] = []
-    ) {
-        self.subject = subject
-        self.name = name
-        self.details = details
-    }
-
-    public static func == (left: QubeEvent, right: QubeEvent) -> Bool {
-        left.subject == right.subject && left.name == right.name
-            && left.details.elementsEqual(right.details, by: ==)
-    }
-}
-
 /// Who wants what disposable.
 public struct DisposableRequest: Sendable, Equatable {
     /// nil for the default of the caller.
@@ -150,6 +100,14 @@ public protocol QubeManager: AnyObject {
         _ request: DisposableRequest,
         completion: @escaping (Result<QubeRecord, QubesdError>) -> Void)
 
+    /// Makes a disposable that waits to be used, beside those that the manager keeps by itself.
+    ///
+    /// - Parameters:
+    ///   - template: dom0 stands for its default.
+    ///   - completion: told the new qube.
+    func preloadDisposable(
+        of template: String, completion: @escaping (Result<QubeRecord, QubesdError>) -> Void)
+
     /// Sets a feature of a qube.
     func setFeature(_ key: String, to value: String, of name: String) throws(QubesdError)
 
@@ -158,6 +116,14 @@ public protocol QubeManager: AnyObject {
 }
 
 extension QubeManager {
+    /// A manager that only keeps as many as its configuration says.
+    public func preloadDisposable(
+        of template: String, completion: @escaping (Result<QubeRecord, QubesdError>) -> Void
+    ) {
+        completion(
+            .failure(.failed("this manager preloads by itself: set preload-dispvm-max")))
+    }
+
     /// A manager whose qubes' features come from a file alone.
     public func setFeature(
         _ key: String, to value: String, of name: String

@@ -1,4 +1,5 @@
 import LinuxSystem
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 
@@ -123,7 +124,7 @@ final class QubesdConnection {
         case "admin.vm.Kill":
             manager.kill(try server.qube(request.destination).name, completion: done)
         case "admin.vm.CreateDisposable":
-            createDisposable(request)
+            try createDisposable(request)
         case "admin.vm.feature.Set":
             let value = String(decoding: request.payload, as: UTF8.self)
             try manager.setFeature(
@@ -138,18 +139,16 @@ final class QubesdConnection {
         }
     }
 
-    private func createDisposable(_ request: QubesdRequest) {
+    private func createDisposable(_ request: QubesdRequest) throws(QubesdError) {
         let wantsUUID = request.payload == Array("uuid".utf8)
-        // dom0 as the destination means the caller's own default.
-        let template =
-            request.destination == "dom0" ? nil : try? server.qube(request.destination).name
-        if request.destination != "dom0", template == nil {
-            return answer(.exception(.noSuchQube(request.destination)))
+        guard wantsUUID || request.payload.isEmpty else {
+            throw .protocolError("admin.vm.CreateDisposable: the payload is 'uuid' or nothing")
         }
-        let peer = try? UnixSocket.peer(of: socket)
-        let wanted = DisposableRequest(
-            template: template, caller: request.source, requester: peer?.pid)
-        server.manager.createDisposable(wanted) { [weak self] result in
+        guard ["", "preload"].contains(request.argument) else {
+            throw .protocolError("admin.vm.CreateDisposable: the argument is 'preload' or nothing")
+        }
+        let destination = try server.qube(request.destination)
+        let answered = { [weak self] (result: Result<QubeRecord, QubesdError>) -> Void in
             switch result {
             case .success(let qube):
                 self?.answer(.ok(Array((wantsUUID ? "uuid:\(qube.uuid)" : qube.name).utf8)))
@@ -157,6 +156,16 @@ final class QubesdConnection {
                 self?.answer(.exception(error))
             }
         }
+        if request.argument == "preload" {
+            server.manager.preloadDisposable(of: destination.name, completion: answered)
+            return
+        }
+        let peer = try? UnixSocket.peer(of: socket)
+        let wanted = DisposableRequest(
+            // dom0 as the destination means the caller's own default.
+            template: destination.type == .admin ? nil : destination.name,
+            caller: request.source, requester: peer?.pid)
+        server.manager.createDisposable(wanted, completion: answered)
     }
 
     // MARK: Output

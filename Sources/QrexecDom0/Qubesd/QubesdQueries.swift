@@ -1,3 +1,5 @@
+import QrexecProtocol
+
 /// The methods of section 14 that only look.
 enum QubesdQueries {
     static func answer(

@@ -1,4 +1,5 @@
 import LinuxSystem
+import QrexecProtocol
 public import QrexecRuntime
 public import SystemPackage
 

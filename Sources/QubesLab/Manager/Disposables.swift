@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import QrexecDom0
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 
@@ -13,6 +14,8 @@ final class Disposables {
     private static let standardDelay: UInt64 = 3
     /// Names that were used last and are not used again yet.
     private static let rememberedNames = 1000
+    /// Of one template.
+    private static let maximumPool: UInt64 = 32
 
     private let loop: EventLoop
     private unowned let lab: Lab
@@ -47,6 +50,24 @@ final class Disposables {
         }
         if let ready = takePooled(template) { return finish(.success(ready)) }
         make(from: template, finish)
+    }
+
+    /// Makes a further one that waits to be used, whatever the size of the pool is to be.
+    func preload(_ template: Qube, _ completion: @escaping Completion) {
+        guard template.settings.isTemplateForDisposables else {
+            return completion(
+                .failure(.failed("\(template.name) is not a template for disposables")))
+        }
+        guard pooled(template).count < Self.maximumPool else {
+            return completion(.failure(.failed("\(Self.maximumPool) of \(template.name) wait")))
+        }
+        make(from: template) { [weak self] result in
+            if case .success(let qube) = result {
+                qube.isPooled = true
+                self?.lab.start(qube.name) { _ in }
+            }
+            completion(result)
+        }
     }
 
     private func template(of request: DisposableRequest) -> Qube? {
@@ -87,6 +108,10 @@ final class Disposables {
                 TreeCopy(from: template.files, to: qube.files).arguments
             ) { [weak self] status in
                 guard let self else { return }
+                if status == TreeCopy.noRoom {
+                    self.lab.remove(qube)
+                    return completion(.failure(.failed("no room for a disposable's files")))
+                }
                 // A file that could not be copied is missing there; the log of the lab says which.
                 if status != 0 { self.lab.logs.note(qube.name, "some files could not be copied") }
                 completion(.success(qube))
@@ -154,20 +179,49 @@ final class Disposables {
         lab.table.filter { $0.isPooled && $0.settings.defaultDisposable == template.name }
     }
 
+    private func wanted(_ template: Qube) -> Int {
+        Int(min(feature("preload-dispvm-max", of: template) ?? 0, Self.maximumPool))
+    }
+
+    /// The names of those that can be used at once.
+    func ready(of template: Qube) -> [String] {
+        pooled(template).filter { $0.powerState == .running && !$0.isStopping }.map(\.name)
+    }
+
+    /// A feature of a qube was set: pools become smaller or larger.
+    func featureChanged(_ key: String) {
+        guard key.hasPrefix("preload-dispvm") else { return }
+        for template in lab.table where template.settings.isTemplateForDisposables {
+            for qube in pooled(template).dropFirst(wanted(template)) {
+                lab.stop(qube) { $0.kill() }
+            }
+        }
+        scheduleFill()
+    }
+
+    /// Whether as much memory is free as dom0's feature wants to stay free, in MiB.
+    private var hasMemory: Bool {
+        let key = "preload-dispvm-threshold"
+        guard let limit = lab.dom0.settings.features[key].flatMap({ UInt64($0) }) else {
+            return true
+        }
+        return limit <= (HostProcess.availableMemory ?? .max) >> 20
+    }
+
     /// Starts what is missing in the pools, one after the other.
     func fill() {
         isFillScheduled = false
         // What is made ready now fills on when it is.
         guard !lab.isEnding, !isFilling else { return }
         for template in lab.table where template.settings.isTemplateForDisposables {
-            let wanted = feature("preload-dispvm-max", of: template) ?? 0
-            guard pooled(template).count < min(wanted, 32) else { continue }
+            guard pooled(template).count < wanted(template) else { continue }
+            guard hasMemory else { return scheduleFill() }
             isFilling = true
             make(from: template) { [weak self] result in
                 guard let self else { return }
                 guard case .success(let qube) = result else {
                     self.isFilling = false
-                    return
+                    return self.scheduleFill()
                 }
                 qube.isPooled = true
                 self.lab.start(qube.name) { [weak self] _ in

@@ -1,4 +1,5 @@
 import QrexecDom0
+import QrexecProtocol
 
 extension Lab {
     /// Features of a qube and bytes of a value at most: qubes ask for some of their own.
@@ -22,5 +23,6 @@ extension Lab {
             QubeEvent(
                 subject: name, name: "domain-feature-set:\(key)",
                 details: [("feature", key), ("value", value)]))
+        disposables.featureChanged(key)
     }
 }

@@ -37,6 +37,21 @@ enum HostProcess {
     }
 }
 
+extension HostProcess {
+    /// Bytes of memory that programs can have; nil where nobody tells.
+    static var availableMemory: UInt64? {
+        guard let bytes = try? Descriptor.open("/proc/meminfo", O_RDONLY).readAll(limit: 1 << 16)
+        else { return nil }
+        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+            let fields = line.split(separator: " ")
+            if fields.count == 3, fields[0] == "MemAvailable:", let size = UInt64(fields[1]) {
+                return size << 10
+            }
+        }
+        return nil
+    }
+}
+
 /// A process written down, so that a later program can end it and no other.
 struct ProcessRecord: Equatable {
     let pid: Int32

@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import QrexecDom0
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 
@@ -61,7 +62,11 @@ final class Lab: QubeManager {
 
     func record(_ qube: Qube) -> QubeRecord {
         let disposable = qube.settings.defaultDisposable
-        return qube.record(hasDefaultDisposable: !disposable.isEmpty && self[disposable] != nil)
+        var record = qube.record(
+            hasDefaultDisposable: !disposable.isEmpty && self[disposable] != nil)
+        let ready = disposables.ready(of: qube)
+        if !ready.isEmpty { record.features["preload-dispvm"] = ready.joined(separator: " ") }
+        return record
     }
 
     private func emit(_ qube: Qube, _ name: String, _ details: [(String, String)] = []) {
@@ -369,6 +374,17 @@ final class Lab: QubeManager {
     ) {
         if isEnding { return completion(.failure(.failed("the lab is going down"))) }
         disposables.create(request) { [unowned self] result in
+            completion(result.map { self.record($0) })
+        }
+    }
+
+    func preloadDisposable(
+        of template: String, completion: @escaping (Result<QubeRecord, QubesdError>) -> Void
+    ) {
+        if isEnding { return completion(.failure(.failed("the lab is going down"))) }
+        let name = template == dom0.name ? dom0.settings.defaultDisposable : template
+        guard let qube = self[name] else { return completion(.failure(.noSuchQube(name))) }
+        disposables.preload(qube) { [unowned self] result in
             completion(result.map { self.record($0) })
         }
     }

@@ -7,6 +7,9 @@ struct TreeCopy {
     /// What is copied; /etc is made anew, /run and /tmp begin empty.
     private static let directories = ["var", "root", "home", "usr"]
 
+    /// Exit status where the copy has no room; other files that cannot be copied are left out.
+    static let noRoom: Int32 = 3
+
     let arguments: [String]
 
     init(from source: QubeFiles, to target: QubeFiles) {
@@ -33,12 +36,25 @@ struct TreeCopy {
                 environment: ["LANG=C.UTF-8"])
             request.diesWithParent = true
             let status = try ChildProcess.spawn(request).reap()
+            if status != 0, !hasRoom(in: arguments[1]) { return noRoom }
             if from != to { try shift(arguments[1], from: from, to: to) }
             return status
+        } catch .noSpace {
+            return noRoom
         } catch {
             return 1
         }
     }
+
+    private static func hasRoom(in directory: String) -> Bool {
+        guard let place = try? Descriptor.open(directory, O_RDONLY | O_DIRECTORY) else {
+            return false
+        }
+        return ((try? place.freeSpace()) ?? 0) >= smallestRoom
+    }
+
+    /// Bytes that a file system has where something else was the reason.
+    private static let smallestRoom: UInt64 = 1 << 20
 
     /// Gives a tree to the same ids of another qube.
     private static func shift(_ path: String, from: UInt32, to: UInt32) throws(Errno) {

@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import QrexecProtocol
+import QrexecRuntime
 import SystemPackage
 
 /// Carries a text from one qube's clipboard to another's, in dom0 (specification 17).
@@ -12,7 +13,7 @@ struct ClipboardManager {
     }
 
     var store = ClipboardStore()
-    var qubesd = QubesdQuery(timeout: 5_000_000_000)
+    var qubesd = QubesdClient(timeout: 5_000_000_000)
     /// Path of `qrexec-client`; nil where only this machine's own clipboard is used.
     var client: String?
     /// Where the daemons' sockets are.

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import QrexecRuntime
 import SystemPackage
 
 /// The services `qubes.ClipboardCopy` and `qubes.ClipboardPaste`: a qube's side of the clipboard

@@ -145,11 +145,16 @@ enum OwnClipboard: Equatable {
                 &request, input: null.number, errors: errors.number, limit: limit,
                 deadline: CurrentProcess.now + patience)
             if result.status == 0 || result.output.count > limit { return result.output }
+            // A part of a text is none, and one that does not come is not an empty one.
+            if result.status == nil { throw Errno.timedOut }
             let text = try message(errors)
             if text.contains("open display") || text.contains("onnect to a") {
                 throw Errno.connectionRefused
             }
             return nil
+        } catch .timedOut {
+            throw FileProblem(
+                Array(command[0].utf8), "the program that has the text does not give it")
         } catch {
             throw FileProblem(Array(command[0].utf8), error)
         }

@@ -69,7 +69,8 @@ public struct NameRules: Sendable {
     private static func checkShape(
         target: Span<UInt8>, maximumUp: Int
     ) throws(Violation) {
-        if target.isEmpty || target[0] == slash { throw .linkTarget }
+        // An empty one leads nowhere; the system says so.
+        if !target.isEmpty && target[0] == slash { throw .linkTarget }
         var up = 0
         var wentDown = false
         var start = 0

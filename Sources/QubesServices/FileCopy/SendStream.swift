@@ -43,6 +43,8 @@ struct SendStream {
     /// Bytes of the buffer that wait to be sent.
     private(set) var used = 0
     private(set) var checksum = CRC32()
+    /// The answers ended without one: nothing more is to be heard.
+    private var isUnanswered = false
 
     /// As on the other side: what was summed up is still in the processor's cache when it is sent.
     static let bufferSize = 256 * 1024
@@ -118,14 +120,19 @@ struct SendStream {
         used = 0
     }
 
-    /// An answer before the end is an error, most often one that the receiver explains.
-    private func lookForAnswer() throws(SendFailure) {
+    /// An answer before the end is an error, most often one that the receiver explains. The end of
+    /// answers is none before the end of the stream, which may go to somebody who gives none.
+    private mutating func lookForAnswer() throws(SendFailure) {
+        if isUnanswered { return }
         let isThere: Bool
         do throws(CarrierFailure) { isThere = try carrier.hasAnswer() } catch {
             throw answerAfter(error)
         }
         guard isThere else { return }
-        guard let result = try readAnswer() else { throw .noAnswer }
+        guard let result = try readAnswer() else {
+            isUnanswered = true
+            return
+        }
         throw result.code == 0 ? .answeredTooEarly : .refused(result)
     }
 
@@ -141,7 +148,7 @@ struct SendStream {
         try put(EntryHeader.end, [])
         try flush()
         if !expectsAnswer { return }
-        guard let result = try readAnswer() else { throw .noAnswer }
+        guard !isUnanswered, let result = try readAnswer() else { throw .noAnswer }
         if result.code != 0 { throw .refused(result) }
         if result.checksum != checksum.value {
             throw .wrongChecksum(sent: checksum.value, received: result.checksum)

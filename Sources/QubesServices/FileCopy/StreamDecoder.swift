@@ -50,9 +50,10 @@ public struct StreamDecoder: Sendable {
         name.reserveCapacity(1024)
     }
 
-    /// Whether the stream may end here without having broken off inside an entry.
+    /// Whether what is missing is an end marker or the next entry, and not the rest of an entry that
+    /// was announced. A part of a header announces nothing yet.
     public var isBetweenEntries: Bool {
-        if case .header = state { return partialHeader.isEmpty }
+        if case .header = state { return true }
         return false
     }
 
@@ -72,7 +73,9 @@ public struct StreamDecoder: Sendable {
                     state = .ended
                     return .end
                 }
-                try checkHeader()
+                if header.nameLength > UInt32(NameRules.maximumLength) {
+                    throw .nameTooLong(header.nameLength)
+                }
                 name.removeAll(keepingCapacity: true)
                 state = .name
             case .name:
@@ -82,6 +85,8 @@ public struct StreamDecoder: Sendable {
                 position += count
                 if count < missing { return .needMore }
                 try checkTermination()
+                // Only now, so that the answer can name the entry.
+                try checkHeader()
                 state = .contents(remaining: header.size)
                 return .entry
             case .contents(let remaining):
@@ -119,9 +124,6 @@ public struct StreamDecoder: Sendable {
     }
 
     private func checkHeader() throws(Failure) {
-        if header.nameLength > UInt32(NameRules.maximumLength) {
-            throw .nameTooLong(header.nameLength)
-        }
         let nanoseconds = max(header.accessed.nanoseconds, header.modified.nanoseconds)
         if nanoseconds > 999_999_999 { throw .nanoseconds(nanoseconds) }
         switch FileKind(mode: header.mode) {

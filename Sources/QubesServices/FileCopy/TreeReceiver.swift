@@ -88,6 +88,8 @@ public struct TreeReceiver: ~Copyable {
                 event = try decoder.next(buffer.span.extracting(..<filled), position: &position)
             } catch {
                 checksum.update(buffer.span.extracting(start..<position))
+                // Everything else is found when the name is there.
+                if case .nameTooLong = error {} else { hasName = true }
                 throw Failure(number: error.errorNumber)
             }
             checksum.update(buffer.span.extracting(start..<position))

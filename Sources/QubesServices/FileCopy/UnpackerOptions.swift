@@ -43,17 +43,36 @@ struct UnpackerOptions: Equatable {
         while let option = rest.first, option.utf8.first == UInt8(ascii: "-"), option != "-" {
             rest.removeFirst()
             if option == "--" { break }
-            try parse(option, &rest)
+            if option.hasPrefix("--") {
+                try parse(option, &rest)
+            } else {
+                try parse(letters: option.dropFirst(), &rest)
+            }
         }
         try parseOperands(Array(rest))
+    }
+
+    /// Short options, which may stand together: `-v`, `-w N`, `-wN`, `-vwN`.
+    private mutating func parse(
+        letters: Substring, _ rest: inout ArraySlice<String>
+    ) throws(Problem) {
+        var letters = letters
+        while let letter = letters.popFirst() {
+            switch letter {
+            case "v": verbose = true
+            case "w" where letters.isEmpty: try parse("--wait-for-space", &rest)
+            case "w": return try setWait(String(letters))
+            default: throw Problem(text: "unknown option -\(letter)")
+            }
+        }
     }
 
     private mutating func parse(
         _ option: String, _ rest: inout ArraySlice<String>
     ) throws(Problem) {
         switch option {
-        case "-v", "--verbose": verbose = true
-        case "-w", "--wait-for-space":
+        case "--verbose": verbose = true
+        case "--wait-for-space":
             guard let value = rest.popFirst() else {
                 throw Problem(text: "\(option) needs a number of bytes")
             }

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import QrexecRuntime
 import SystemPackage
 
 /// The service `qubes.GetImageRGBA`: a picture of this qube as plain pixels (specification 16.2), so
@@ -104,13 +105,21 @@ enum ImageConverter {
             ([0xFF, 0xD8, 0xFF], "jpeg"), (Array("GIF8".utf8), "gif"), (Array("BM".utf8), "bmp"),
             ([0x49, 0x49, 0x2A, 0], "tiff"), ([0x4D, 0x4D, 0, 0x2A], "tiff"),
             ([0, 0, 1, 0], "ico"), (Array("/* XPM */".utf8), "xpm"),
-            (Array("<svg".utf8), "svg"), (Array("<?xml".utf8), "svg"),
             (Array("P1".utf8), "pbm"), (Array("P2".utf8), "pgm"), (Array("P3".utf8), "ppm"),
             (Array("P4".utf8), "pbm"), (Array("P7".utf8), "pam"),
         ]
         if let found = starts.first(where: { data.starts(with: $0.0) }) { return found.1 }
+        if isSVG(data) { return "svg" }
         let isWebP = data.starts(with: "RIFF".utf8) && data.dropFirst(8).starts(with: "WEBP".utf8)
         return isWebP ? "webp" : nil
+    }
+
+    /// Text may have a mark of its encoding, blanks, comments and a document type before its picture.
+    private static func isSVG(_ data: [UInt8]) -> Bool {
+        let mark: [UInt8] = [0xEF, 0xBB, 0xBF]
+        let text = data.dropFirst(data.starts(with: mark) ? mark.count : 0)
+            .drop { $0 == 0x20 || (0x09...0x0D).contains($0) }
+        return ["<svg", "<?xml", "<!--", "<!DOCTYPE svg"].contains { text.starts(with: $0.utf8) }
     }
 
     static func png(
@@ -142,7 +151,8 @@ enum ImageConverter {
         if format == "svg" {
             return Programs.find("rsvg-convert").map { [$0] }
         }
-        let rest = ["\(format):-", "-strip", "-depth", "8", "png:-"]
+        // Of several pictures in a file, which become one another's neighbours in time or size, one.
+        let rest = ["\(format):-[0]", "-strip", "-depth", "8", "png:-"]
         if let magick = Programs.find("magick") ?? Programs.find("convert") {
             return [magick] + rest
         }

@@ -51,7 +51,10 @@ public enum OpenInVMService {
 
     private static func serve(_ request: OpenRequest, from source: String) throws(Failure) {
         let directory: String
+        let caller: CallerAway
         do throws(Errno) {
+            // Before there is something to remove: the caller may leave at any time.
+            caller = try CallerAway()
             directory = try Descriptor.makeTemporaryDirectory(prefix: "/tmp/\(source)-")
         } catch {
             throw Failure(text: "cannot create a directory in /tmp: \(error.message)")
@@ -65,21 +68,28 @@ public enum OpenInVMService {
                 try? Descriptor.removeDirectory(directory)
             }
         }
-        let before = try receive(path, isViewOnly: request.isViewOnly)
+        let before = try receive(path, isViewOnly: request.isViewOnly, unless: caller)
         guard let opener = Opener() else {
             throw Failure(text: "\(request.safeName) from \(source): nothing here opens files")
         }
-        let status: Int32
+        let status: Int32?
         let begun = CurrentProcess.now
-        do throws(Errno) { status = try opener.open(path) } catch {
+        do throws(Errno) { status = try opener.open(path, unless: caller) } catch {
             throw Failure(text: "the opener cannot be started: \(error.message)")
         }
-        if status != 0 {
+        if let status, status != 0 {
             throw Failure(
                 text: "\(request.safeName) from \(source) could not be opened ("
                     + "exit status \(status))")
         }
-        ThingInUse(fileIn: directory).waitForEnd(begun: begun)
+        let use = ThingInUse(fileIn: directory)
+        if status == nil || !use.waitForEnd(begun: begun, unless: caller) {
+            caller.endPrograms()
+            // Nobody takes the file any more: only what a person may have typed stays.
+            keeps = !request.isViewOnly && (!use.endsSoon() || (try? state(of: path)) != before)
+            let what = keeps ? "the file is kept as \(path)" : "the file was not changed"
+            throw Failure(text: "\(request.safeName): \(source) is gone; \(what)")
+        }
         if request.isViewOnly { return }
         do throws(Errno) {
             try sendBack(path, unless: before)
@@ -100,16 +110,24 @@ public enum OpenInVMService {
         var checksum: CRC32
     }
 
-    private static func receive(_ path: String, isViewOnly: Bool) throws(Failure) -> State {
+    private static func receive(
+        _ path: String, isViewOnly: Bool, unless caller: CallerAway
+    ) throws(Failure) -> State {
         do throws(Errno) {
             let flags = O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW
             let file = try Descriptor.open(path, flags, mode: 0o600)
-            let state = try copy(from: 0, to: file.number)
+            let state = try copy(from: 0, to: file.number, unless: caller)
             if isViewOnly { try file.setMode(0o400) }
             return state
         } catch {
             throw Failure(text: "cannot store the file: \(error.message)")
         }
+    }
+
+    private static func state(of path: String) throws(Errno) -> State {
+        let flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
+        let file = try Descriptor.open(path, flags)
+        return try copy(from: file.number, to: nil)
     }
 
     private static func sendBack(_ path: String, unless before: State) throws(Errno) {
@@ -121,12 +139,16 @@ public enum OpenInVMService {
     }
 
     /// Copies to the end of the input and tells what it was.
+    ///
+    /// - Parameter caller: whose leaving is `ECONNRESET`: then the input's end is none.
     static func copy(
-        from input: Int32, to output: Int32?, limit: UInt64 = .max
+        from input: Int32, to output: Int32?, limit: UInt64 = .max,
+        unless caller: CallerAway? = nil
     ) throws(Errno) -> State {
         var buffer = [UInt8](repeating: 0, count: 128 * 1024)
         var state = State(size: 0, checksum: CRC32())
         while true {
+            if let caller, try caller.wait(for: input) { throw .connectionReset }
             let got = try Descriptor.read(input, into: &buffer, at: 0, count: buffer.count)
             if got == 0 { return state }
             state.size += UInt64(got)

@@ -33,14 +33,20 @@ struct Opener {
 
     /// Opens something and waits until the program ends.
     ///
-    /// - Returns: its exit status.
-    func open(_ what: String) throws(Errno) -> Int32 {
+    /// - Returns: its exit status; nil when the caller left first, and the program was told to end.
+    func open(_ what: String, unless caller: CallerAway? = nil) throws(Errno) -> Int32? {
         let null = try Descriptor.open("/dev/null", O_RDONLY)
         var request = SpawnRequest(
             path: path, arguments: [path, what], environment: CurrentProcess.environment)
         // Standard output belongs to the caller in the other qube.
         request.descriptors = [null.number, 2, 2]
-        return try ChildProcess.spawn(request).reap()
+        let child = try ChildProcess.spawn(request)
+        if let caller, try caller.wait(for: child.pidfd.number) {
+            child.signal(SIGHUP)
+            caller.endPrograms()
+            return nil
+        }
+        return try child.reap()
     }
 
     /// Shows an error to the person at the screen, if there is one.

@@ -42,25 +42,39 @@ struct ThingInUse {
     /// Waits until no process uses it any more.
     ///
     /// - Parameter begun: `CurrentProcess.now` when the opener was started.
-    func waitForEnd(begun: UInt64) {
+    /// - Returns: false when the caller left first.
+    @discardableResult
+    func waitForEnd(begun: UInt64, unless caller: CallerAway? = nil) -> Bool {
         var changes: Changes?
         if case .file(let directory) = thing { changes = try? Changes(in: directory) }
         var lastUse = begun + Self.start - Self.pause
         while true {
+            if caller?.look() == true { return false }
             let users = self.users()
             let now = CurrentProcess.now
             if !users.isEmpty { lastUse = max(lastUse, now) }
             let until = users.isEmpty ? lastUse + Self.pause : now + Self.interval
-            if until <= now { return }
-            Self.wait(for: users, changes, nanoseconds: until - now)
+            if until <= now { return true }
+            Self.wait(for: users, changes, caller, nanoseconds: until - now)
         }
+    }
+
+    /// Whether those that use it end now that they were told to.
+    func endsSoon() -> Bool {
+        let deadline = CurrentProcess.now + Self.start
+        while !users().isEmpty {
+            if CurrentProcess.now >= deadline { return false }
+            usleep(20_000)
+        }
+        return true
     }
 
     /// Waits for the end of a process, a change, or some time.
     private static func wait(
-        for processes: [Int32], _ changes: Changes?, nanoseconds: UInt64
+        for processes: [Int32], _ changes: Changes?, _ caller: CallerAway?, nanoseconds: UInt64
     ) {
         var set = PollSet()
+        caller?.add(to: &set)
         if let number = changes?.inotify.descriptor.number { set.add(number, .readable) }
         // One of them is enough: each look finds the others again.
         var held: SharedDescriptor?

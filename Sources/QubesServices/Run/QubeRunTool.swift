@@ -78,7 +78,7 @@ struct QubeRun {
     /// Path of `qrexec-client`.
     let client: String
     let program: String
-    private let qubesd = QubesdQuery()
+    private let qubesd = QubesdClient()
 
     init(command: QubeRunCommand, client: String, program: String) {
         self.command = command
@@ -116,7 +116,7 @@ struct QubeRun {
         let signals = try signalDescriptor()
         let qube = try ask("admin.vm.CreateDisposable", on: template ?? "dom0")
         defer {
-            do throws(QubesdQuery.Failure) {
+            do throws(QubesdClient.Failure) {
                 _ = try qubesd.call("admin.vm.Kill", on: qube)
             } catch {
                 // One that never started, or ended by itself, is gone already.
@@ -148,7 +148,7 @@ struct QubeRun {
     }
 
     private func ask(_ method: String, on qube: String) throws(FileProblem) -> String {
-        do throws(QubesdQuery.Failure) {
+        do throws(QubesdClient.Failure) {
             return try qubesd.call(method, on: qube)
         } catch {
             throw FileProblem(Array(qube.utf8), error.text)

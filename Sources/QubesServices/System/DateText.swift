@@ -23,7 +23,7 @@ struct DateText: Equatable {
     }
 
     /// Reads exactly that, from 1970 to 9999; the fraction after `,` or `.` has 1 to 9 digits, and
-    /// `Z` may stand for `+00:00`.
+    /// `Z` or `+0000` may stand for `+00:00`.
     init?(_ text: some StringProtocol) {
         var rest = Array(text.utf8)[...]
         func number(_ digits: Int, _ separator: UInt8?) -> Int? {
@@ -48,7 +48,9 @@ struct DateText: Equatable {
             nanoseconds = digits.reduce(0) { $0 * 10 + Int($1 - 0x30) }
             for _ in digits.count..<9 { nanoseconds *= 10 }
         }
-        guard rest.elementsEqual("+00:00".utf8) || rest.elementsEqual("Z".utf8) else { return nil }
+        guard ["+00:00", "+0000", "Z"].contains(where: { rest.elementsEqual($0.utf8) }) else {
+            return nil
+        }
         let days = Self.days(year, month, day)
         // The 30th of February would be the 2nd of March.
         guard Timestamp.civil(daysSince1970: days) == (year, month, day) else { return nil }

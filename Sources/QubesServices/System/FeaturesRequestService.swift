@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import QrexecProtocol
+import QrexecRuntime
 import SystemPackage
 
 /// dom0's service `qubes.FeaturesRequest`: a qube says what it can do, and qubesd remembers it as the
@@ -38,8 +39,8 @@ public enum FeaturesRequestService {
     private static func store(
         _ request: FeaturesRequest, of source: String, _ program: String
     ) -> Int32 {
-        let qubesd = QubesdQuery()
-        do throws(QubesdQuery.Failure) {
+        let qubesd = QubesdClient()
+        do throws(QubesdClient.Failure) {
             if request.features.isEmpty {
                 _ = try qubesd.call("qubes.FeaturesRequest", from: source, on: "dom0")
                 return 0

@@ -9,10 +9,6 @@ import SystemPackage
 public enum WaitForSessionService {
     private static let interval: UInt32 = 50_000
 
-    /// What makes a qube one with a graphical session: the programs that bring its windows to the
-    /// screen.
-    private static let displayAgents = ["/usr/bin/qubes-gui", "/usr/bin/qubes-gui-agent"]
-
     /// - Parameter arguments: all of argv; the user's name comes on standard input.
     public static func run(arguments: [String]) -> Int32 {
         let program = programName(arguments.first ?? "qubes.WaitForSession")
@@ -29,8 +25,8 @@ public enum WaitForSessionService {
             return 1
         }
         wait(
-            for: "/var/run/qubes/qrexec-server.\(account.name).sock",
-            isExpected: displayAgents.contains { FileStatus.isExecutable($0) })
+            for: GraphicalSession.forkServer(of: account.name),
+            isExpected: GraphicalSession.isExpected)
         return 0
     }
 
@@ -63,11 +59,11 @@ public enum WaitForRunningSystemService {
             request.diesWithParent = true
             _ = try ChildProcess.spawn(request).reap()
             try output.seek(0, .start)
-            let state =
-                String(decoding: try output.readAll(limit: 256), as: UTF8.self)
-                .split(separator: "\n").first ?? ""
+            var bytes = [UInt8](repeating: 0, count: 256)
+            let count = try output.read(into: &bytes)
+            let state = String(decoding: bytes[..<count].prefix { $0 != 0x0A }, as: UTF8.self)
             if state == "running" || state == "degraded" { return 0 }
-            complain(program, "the system is in the state \(LogText.value(String(state)))")
+            complain(program, "the system is in the state \(LogText.value(state))")
             return 1
         } catch {
             complain(program, "systemctl cannot be started: \(error.message)")

@@ -1,5 +1,6 @@
 import LinuxSystem
 import QrexecDom0
+import QrexecProtocol
 import QrexecRuntime
 
 /// `qubes-xl`: looks at, starts and ends the qubes of a plain Xen host.

@@ -1,4 +1,5 @@
 import QrexecDom0
+import QrexecProtocol
 import QrexecRuntime
 
 /// One qube of the host.

@@ -1,5 +1,6 @@
 import LinuxSystem
 import QrexecDom0
+import QrexecProtocol
 import QrexecRuntime
 import SystemPackage
 

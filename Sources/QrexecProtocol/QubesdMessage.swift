@@ -44,10 +44,15 @@ public struct QubesdRequest: Sendable, Equatable {
     }
 
     /// What a client sends.
+    ///
+    /// - Parameter destination: with `@` for a keyword.
     public static func encode(
-        _ method: String, argument: String = "", destination: String, payload: [UInt8] = []
+        _ method: String, argument: String = "", source: String = "dom0", destination: String,
+        payload: [UInt8] = []
     ) -> [UInt8] {
-        Array("\(method)+\(argument) dom0 name \(destination)".utf8) + [0] + payload
+        let isKeyword = destination.hasPrefix("@")
+        let target = isKeyword ? "keyword \(destination.dropFirst())" : "name \(destination)"
+        return Array("\(method)+\(argument) \(source) \(target)".utf8) + [0] + payload
     }
 }
 

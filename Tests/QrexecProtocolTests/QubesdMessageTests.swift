@@ -1,6 +1,6 @@
 import Testing
 
-@testable import QrexecDom0
+@testable import QrexecProtocol
 
 @Suite("qubesd's messages")
 struct QubesdMessageTests {
@@ -68,16 +68,5 @@ struct QubesdMessageTests {
     func event() {
         let event = QubeEvent(subject: "work", name: "domain-start", details: [("a", "b")])
         #expect(QubesdResponse.encode(event) == Array("work\0domain-start\0a\0b\0\0".utf8))
-    }
-
-    @Test("System information is JSON whatever the names hold")
-    func systemInfo() {
-        var qube = QubeRecord(name: "work", type: .app, label: "blue", uuid: "u")
-        qube.tags = ["a\"b\\\u{1}"]
-        let text = SystemInfoWriter.json([qube])
-        #expect(text.contains("\"tags\": [\"a\\\"b\\\\\\u0001\"]"))
-        #expect(text.contains("\"icon\": \"appvm-blue\""))
-        #expect(text.contains("\"power_state\": \"Halted\""))
-        #expect(text.hasPrefix("{\"domains\": {\"work\": {"))
     }
 }
