@@ -119,6 +119,8 @@ public enum OpenInVMService {
             let state = try copy(from: 0, to: file.number, unless: caller)
             if isViewOnly { try file.setMode(0o400) }
             return state
+        } catch .connectionReset {
+            throw Failure(text: "the caller left before all of its file was here")
         } catch {
             throw Failure(text: "cannot store the file: \(error.message)")
         }
