@@ -42,7 +42,8 @@ public struct Report {
     }
 
     private static func line(_ figure: Figure) -> String {
-        var text = figure.name.padding(toLength: 64, withPad: " ", startingAt: 0)
+        let width = max(76, figure.name.count)
+        var text = figure.name.padding(toLength: width, withPad: " ", startingAt: 0)
         text += String(format: "%12.3f %@", figure.value, figure.unit)
         if let ratio = figure.ratio, let against = figure.against {
             text += String(format: "  = %.3f × %@", ratio, against)

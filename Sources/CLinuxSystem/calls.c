@@ -94,4 +94,17 @@ int cs_set_window_size(int fd, unsigned short rows, unsigned short columns) {
     struct winsize size = {.ws_row = rows, .ws_col = columns};
     return ioctl(fd, TIOCSWINSZ, &size);
 }
+
+// By the linker: where this program's headers, constants and code begin and end.
+extern char __executable_start[] __attribute__((weak));
+extern char etext[] __attribute__((weak));
+
+void cs_let_go_of_code(void) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)__executable_start & ~(page - 1);
+    uintptr_t end = (uintptr_t)etext & ~(page - 1);
+    // Pages that are as in the file: what is used again comes from the file's cache.
+    if (begin != 0 && begin < end) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 char **cs_environment(void) { return environ; }

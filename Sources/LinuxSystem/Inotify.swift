@@ -56,23 +56,25 @@ public struct Inotify: ~Copyable {
     }
 }
 
-/// A watch on the entries of one directory, for a while.
+/// A watch for what comes into one directory, for a while.
 ///
 /// Closing an inotify descriptor waits in the kernel for a grace period, some milliseconds that a
-/// call would pay for. Descriptors whose watch has ended are therefore kept for the next ones; few,
-/// because Linux gives each user 128.
+/// call would pay for. Descriptors whose watch has ended are therefore kept for the next ones; as
+/// many as calls begin at a time, and not more, because Linux gives each user 128.
 public struct DirectoryWatch: ~Copyable {
     /// Readable when something has changed, now and then also when nothing has.
     public let number: Int32
     private let watch: Int32
 
     private static let spare = Mutex<[Int32]>([])
-    private static let spareLimit = 4
+    private static let spareLimit = 16
+    /// A socket is there when it is made, renamed, or has its mode changed, by who makes it.
+    private static let mask = UInt32(IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
 
     public init(_ directory: String) throws(Errno) {
         var number = Self.takeSpare() ?? -1
         if number < 0 { number = try check(inotify_init1(Int32(IN_CLOEXEC | IN_NONBLOCK))) }
-        let watch = unsafe inotify_add_watch(number, directory, Inotify.entriesMask)
+        let watch = unsafe inotify_add_watch(number, directory, Self.mask)
         guard watch >= 0 else {
             let error = Errno(rawValue: errno)
             Self.release(number)
@@ -82,18 +84,39 @@ public struct DirectoryWatch: ~Copyable {
         self.watch = watch
     }
 
-    /// Forgets the changes so far.
-    public func drain() throws(Errno) {
+    /// Takes the changes so far.
+    ///
+    /// - Returns: whether one of them may be of this entry of the directory.
+    public func hasChanged(_ entry: String) -> Bool {
+        let name = Array(entry.utf8)
+        var isIt = false
+        take { if $0.isEmpty || $0.elementsEqual(name) { isIt = true } }
+        return isIt
+    }
+
+    private static let headerSize = 16
+    private static let longestEvent = headerSize + 256
+
+    /// - Parameter body: gets the name of the entry of each change; an empty one for the directory
+    ///   itself, and for changes that were lost.
+    private func take(_ body: (ArraySlice<UInt8>) -> Void) {
+        var buffer = [UInt8](repeating: 0, count: 2048)
         while true {
-            do throws(Errno) {
-                // SAFETY: a buffer of the size that is given, on the stack.
-                let count = unsafe withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 8) {
-                    unsafe Glibc.read(number, $0.baseAddress, $0.count)
-                }
-                if try check(Int32(count)) == 0 { return }
-            } catch .resourceTemporarilyUnavailable {
-                return
+            // SAFETY: the kernel writes at most `count` bytes into the array's own storage.
+            let count = unsafe buffer.withUnsafeMutableBytes {
+                unsafe read(number, $0.baseAddress, $0.count)
             }
+            if count < 0, errno == EINTR { continue }
+            var at = 0
+            while at + Self.headerSize <= count {
+                // The last of four words of the header is the length of the name, with its NULs.
+                let length = Int(buffer[at + 12]) | Int(buffer[at + 13]) << 8
+                let end = min(at + Self.headerSize + length, count)
+                body(buffer[(at + Self.headerSize)..<end].prefix { $0 != 0 })
+                at = end
+            }
+            // With this much room left there was nothing more.
+            if count + Self.longestEvent <= buffer.count { return }
         }
     }
 
@@ -110,7 +133,7 @@ public struct DirectoryWatch: ~Copyable {
     deinit {
         _ = inotify_rm_watch(number, watch)
         // The next one shall not wake for what happened here.
-        try? drain()
+        take { _ in }
         Self.release(number)
     }
 }

@@ -110,6 +110,10 @@ public enum CurrentProcess {
         return entries
     }
 
+    /// Gives back the memory of the program's code and constants: of the megabytes that a start goes
+    /// through little is needed later, and that comes again from the file's cache.
+    public static func letGoOfCode() { cs_let_go_of_code() }
+
     public static var id: Int32 { getpid() }
     public static var effectiveUser: UInt32 { geteuid() }
 

@@ -125,22 +125,28 @@ public enum UnixSocket {
         _ socket: borrowing Descriptor, limit: Int, maximumDescriptors: Int, wait: Bool = false,
         descriptors: inout DescriptorList
     ) throws(Errno) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: limit)
         var fds = [Int32](repeating: -1, count: max(maximumDescriptors, 1))
         var count = Int32(maximumDescriptors)
         let flags = wait ? 0 : noWait
         let number = socket.number
-        let got = try retrying {
-            count = Int32(maximumDescriptors)
-            // SAFETY: the C side writes at most `limit` bytes and `count` numbers.
-            return unsafe bytes.withUnsafeMutableBytes { bytes in
-                unsafe fds.withUnsafeMutableBufferPointer { fds in
-                    unsafe cs_receive_descriptors(
-                        number, bytes.baseAddress, bytes.count, fds.baseAddress, &count, flags)
+        var problem: Errno?
+        // Not cleared before: a limit is mostly far above what comes.
+        // SAFETY: the C side writes at most `limit` bytes, of which it tells how many, and at most
+        // `count` numbers.
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: limit) { bytes, initialized in
+            do throws(Errno) {
+                initialized = try retrying {
+                    count = Int32(maximumDescriptors)
+                    return unsafe fds.withUnsafeMutableBufferPointer { fds in
+                        unsafe cs_receive_descriptors(
+                            number, bytes.baseAddress, limit, fds.baseAddress, &count, flags)
+                    }
                 }
+            } catch {
+                problem = error
             }
         }
-        bytes.removeLast(bytes.count - got)
+        if let problem { throw problem }
         descriptors = DescriptorList(taking: Array(fds[..<Int(count)]))
         return bytes
     }

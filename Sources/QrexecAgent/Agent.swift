@@ -143,13 +143,9 @@ final class Agent {
             link?.send(.connectionTerminated, request.connect.body)
             return
         }
-        log.info(
-            "call",
-            [
-                "command": String(decoding: request.command, as: UTF8.self),
-                "domain": "\(request.connect.domain)", "port": "\(request.connect.port)",
-            ])
         data.send(type, body)
+        log.about(domain: request.connect.domain, port: request.connect.port).info(
+            "call", ["command": String(decoding: request.command, as: UTF8.self)])
     }
 
     private func connectData() {
@@ -197,6 +193,7 @@ final class Agent {
             if !wasReady {
                 wasReady = true
                 ServiceManager.tell("READY=1")
+                CurrentProcess.letGoOfCode()
             }
         } catch {
             log.error(
@@ -274,7 +271,14 @@ final class Agent {
             if wasGiven(message.ident) { report(message.connect.body) }
             return
         }
-        client.accept(message.connect)
+        let place = message.connect
+        client.accept(place)
+        log.about(domain: place.domain, port: place.port).info(
+            "call placed",
+            [
+                "service": client.request?.service ?? "", "target": client.request?.target ?? "",
+                "decided-us": "\((CurrentProcess.now - client.askTime) / 1000)",
+            ])
     }
 
     /// Whether an ident is one of this agent's.

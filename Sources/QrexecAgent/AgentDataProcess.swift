@@ -67,7 +67,10 @@ final class AgentDataProcess {
         armIdleTimer()
     }
 
-    func run() throws(Errno) { try loop.run() }
+    func run() throws(Errno) {
+        CurrentProcess.letGoOfCode()
+        try loop.run()
+    }
 
     private var sessions: [ServiceSession] {
         calls.values.compactMap { if case .session(let session) = $0 { session } else { nil } }

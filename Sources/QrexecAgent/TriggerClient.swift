@@ -18,6 +18,9 @@ final class TriggerClient {
     private var timer: EventLoop.Timer?
     private var asked = false
     var hasAsked: Bool { asked }
+    /// What it asked for, and when.
+    private(set) var request: ServiceRequest?
+    private(set) var askTime: UInt64 = 0
 
     /// Where its data channel is, once it was accepted.
     private(set) var place: ConnectParameters?
@@ -82,7 +85,10 @@ final class TriggerClient {
         let own = ServiceRequest.replacingIdent(type, body, with: ident)
         do throws(ProtocolError) {
             switch try ServiceRequest.parse(type, own) {
-            case .success(let request): onRequest(request)
+            case .success(let request):
+                self.request = request
+                askTime = CurrentProcess.now
+                onRequest(request)
             case .failure(let refusal): drop(refusal.reason.description)
             }
         } catch {

@@ -28,10 +28,15 @@ public struct Log: Sendable {
     /// Whether each line begins with the time (files and terminals; the journal adds its own).
     public var stampsTime = true
 
+    /// Begins every line: program and process.
+    private let origin: String
     /// Ends every line: what all of them are about.
     private var context = ""
 
-    public init(program: String) { self.program = program }
+    public init(program: String) {
+        self.program = program
+        origin = "\(program)[\(CurrentProcess.id)]: "
+    }
 
     /// The same log for one call, which every line names.
     public func about(domain: UInt32, port: UInt32) -> Log {
@@ -55,12 +60,26 @@ public struct Log: Sendable {
 
     private func write(_ level: Level, _ text: String, _ fields: KeyValuePairs<String, String>) {
         if level < threshold { return }
-        var line = stampsTime ? Timestamp.now + " " : ""
-        line += "\(program)[\(CurrentProcess.id)]: \(level.label): \(LogText.line(text))"
-        for (key, value) in fields { line += " \(key)=\(LogText.value(value))" }
-        line += context + "\n"
+        var line: [UInt8] = []
+        line.reserveCapacity(320)
+        if stampsTime {
+            Timestamp.append(to: &line)
+            line.append(0x20)
+        }
+        line += origin.utf8
+        line += level.label.utf8
+        line += ": ".utf8
+        line += LogText.line(text).utf8
+        for (key, value) in fields {
+            line.append(0x20)
+            line += key.utf8
+            line.append(0x3D)
+            line += LogText.value(value).utf8
+        }
+        line += context.utf8
+        line.append(0x0A)
         // A log that cannot be written must not stop the program.
-        try? Descriptor.writeAll(Array(line.utf8), to: descriptor)
+        try? Descriptor.writeAll(line, to: descriptor)
     }
 }
 
@@ -71,6 +90,7 @@ public enum LogText {
 
     /// Free text: control characters and non-ASCII become `_`.
     public static func line(_ text: String) -> String {
+        if text.utf8.count <= maximumLength, text.utf8.allSatisfy(isPrintable) { return text }
         var result = ""
         var count = 0
         for byte in text.utf8 {
@@ -82,15 +102,18 @@ public enum LogText {
         return result
     }
 
+    private static func isPrintable(_ byte: UInt8) -> Bool { (0x20...0x7E).contains(byte) }
+
     /// The whole text with control characters and non-ASCII as `_`.
     public static func printable(_ text: String) -> String {
-        if text.utf8.allSatisfy({ (0x20...0x7E).contains($0) }) { return text }
-        let bytes = text.utf8.map { (0x20...0x7E).contains($0) ? $0 : 0x5F }
+        if text.utf8.allSatisfy(isPrintable) { return text }
+        let bytes = text.utf8.map { isPrintable($0) ? $0 : 0x5F }
         return String(decoding: bytes, as: UTF8.self)
     }
 
     /// A field's value: quoted when it is empty or holds a blank, `"`, `=` or a backslash.
     public static func value(_ text: String) -> String {
+        if isPlain(text) { return text }
         var body = ""
         var needsQuotes = text.isEmpty
         var count = 0
@@ -118,20 +141,56 @@ public enum LogText {
     }
 }
 
+extension LogText {
+    /// Whether a value is shown as it is, as nearly all are.
+    private static func isPlain(_ text: String) -> Bool {
+        (1...maximumLength).contains(text.utf8.count)
+            && text.utf8.allSatisfy {
+                (0x21...0x7E).contains($0) && $0 != 0x22 && $0 != 0x3D && $0 != 0x5C
+            }
+    }
+}
+
 /// Wall-clock time as text.
 public enum Timestamp {
     /// UTC in ISO 8601 with milliseconds.
     public static var now: String {
+        var bytes: [UInt8] = []
+        append(to: &bytes)
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// Appends what `now` is.
+    static func append(to bytes: inout [UInt8]) {
         let clock = CurrentProcess.wallClock
-        return text(seconds: clock.seconds, nanoseconds: clock.nanoseconds)
+        append(seconds: clock.seconds, nanoseconds: clock.nanoseconds, to: &bytes)
     }
 
     static func text(seconds: Int, nanoseconds: Int) -> String {
-        let days = seconds / 86400
+        var bytes: [UInt8] = []
+        append(seconds: seconds, nanoseconds: nanoseconds, to: &bytes)
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func append(seconds: Int, nanoseconds: Int, to bytes: inout [UInt8]) {
         let second = seconds % 86400
-        let date = civil(daysSince1970: days)
-        return "\(date.year)-\(two(date.month))-\(two(date.day))T\(two(second / 3600)):"
-            + "\(two(second / 60 % 60)):\(two(second % 60)).\(three(nanoseconds / 1_000_000))Z"
+        let date = civil(daysSince1970: seconds / 86400)
+        func append(_ value: Int, _ digits: Int, _ end: UInt8) {
+            var unit = 1
+            for _ in 1..<digits { unit *= 10 }
+            while unit > 0 {
+                bytes.append(UInt8(0x30 + value / unit % 10))
+                unit /= 10
+            }
+            bytes.append(end)
+        }
+        append(date.year, 4, 0x2D)
+        append(date.month, 2, 0x2D)
+        append(date.day, 2, 0x54)
+        append(second / 3600, 2, 0x3A)
+        append(second / 60 % 60, 2, 0x3A)
+        append(second % 60, 2, 0x2E)
+        append(nanoseconds / 1_000_000, 3, 0x5A)
     }
 
     /// The proleptic Gregorian date, counting eras of 400 years from 1 March.
@@ -146,10 +205,5 @@ public enum Timestamp {
         let day = dayOfYear - (153 * shiftedMonth + 2) / 5 + 1
         let month = shiftedMonth < 10 ? shiftedMonth + 3 : shiftedMonth - 9
         return (yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, day)
-    }
-
-    private static func two(_ value: Int) -> String { value < 10 ? "0\(value)" : "\(value)" }
-    private static func three(_ value: Int) -> String {
-        value < 100 ? "0" + two(value) : "\(value)"
     }
 }

@@ -6,19 +6,21 @@ public struct Program: Sendable {
     public let name: String
     private let usage: String
     private let parser: OptionParser
-    /// The exit status of wrong usage.
+    /// The exit status of wrong usage, and of an option that there is not.
     private let wrongUsage: Int32
+    private let unknownOption: Int32
 
     /// - Parameters:
     ///   - options: without `-h`, `--help` and `--version`, which every program has.
     ///   - stopsAtOperand: see `OptionParser`.
     public init(
         _ name: String, usage: String, _ options: [OptionParser.Option],
-        stopsAtOperand: Bool = false, wrongUsage: Int32 = 1
+        stopsAtOperand: Bool = false, wrongUsage: Int32 = 1, unknownOption: Int32? = nil
     ) {
         self.name = name
         self.usage = usage
         self.wrongUsage = wrongUsage
+        self.unknownOption = unknownOption ?? wrongUsage
         parser = OptionParser(
             options + [.init(short: "h", long: "help"), .init(long: "version")],
             stopsAtOperand: stopsAtOperand)
@@ -54,7 +56,7 @@ public struct Program: Sendable {
         } catch {
             Terminal.printError("\(name): \(error.description)")
             Terminal.printError("Try '\(name) --help'.")
-            return wrongUsage
+            return error.isUnknownOption ? unknownOption : wrongUsage
         }
         if let shown {
             Terminal.print(shown)

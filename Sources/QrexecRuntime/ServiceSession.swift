@@ -28,6 +28,7 @@ public final class ServiceSession {
     private var reported = false
     private var onEnd: () -> Void
     private let beginTime = CurrentProcess.now
+    private var startTime: UInt64?
 
     /// How long a service whose caller is gone may take to see that and to end by itself.
     static let endGrace = seconds(1)
@@ -57,8 +58,10 @@ public final class ServiceSession {
         pump.onSourceEnd = { [unowned self] in self.sourceEnded($0) }
         pump.onMainSinkClosed = { [unowned self] in self.inputClosed() }
         try channel.start(
-            patience: host.connectTimeout, onOpen: { [unowned self] in self.opened() },
+            patience: host.connectTimeout, onOpen: {},
             onEnd: { [unowned self] isOrderly in isOrderly ? self.over() : self.hangUp() })
+        // The service starts while the channel is being connected; what it says waits for that.
+        begin()
     }
 
     /// Ends the call with an error at the caller: its controlling party is gone.
@@ -83,7 +86,7 @@ public final class ServiceSession {
 
     // MARK: Start
 
-    private func opened() {
+    private func begin() {
         do throws(StartFailure) {
             try startService()
         } catch {
@@ -191,6 +194,7 @@ public final class ServiceSession {
         } else {
             try adopt(ChildProcess.spawn(request))
         }
+        startTime = CurrentProcess.now
         status = 0
         pump.finish(exitCode: 0)
     }
@@ -207,6 +211,7 @@ public final class ServiceSession {
                 host.sendsError ? error.second.number : 2,
             ])
         try adopt(ChildProcess.spawn(request))
+        startTime = CurrentProcess.now
         try pump.attachMainSink(input.first, isSocket: true)
         openSources = [MessageType.dataStdout.rawValue]
         if host.sendsError {
@@ -260,6 +265,7 @@ public final class ServiceSession {
         do throws(Errno) {
             if let error { throw error }
             let connection = pending.take()
+            startTime = CurrentProcess.now
             if justExec {
                 status = 0
                 pump.finish(exitCode: 0)
@@ -357,6 +363,7 @@ public final class ServiceSession {
             hungUp ? "call broken off" : "call ended",
             [
                 "status": status.map { "\($0)" } ?? "none",
+                "started-us": since(beginTime, startTime),
                 "connected-us": since(beginTime, channel.openTime),
                 "first-byte-us": since(beginTime, pump.firstByteTime),
                 "ended-us": since(beginTime, CurrentProcess.now),

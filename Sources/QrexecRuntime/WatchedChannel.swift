@@ -7,6 +7,8 @@ public final class WatchedChannel {
     private let loop: EventLoop
     private var held: Channel?
     private var watched: Int32?
+    /// The descriptor was readable, and nobody has looked why.
+    private var isSignalled = false
     private let onEvent: () -> Void
 
     /// - Parameter onEvent: to call `progress` and look; also called once soon after `start`.
@@ -37,7 +39,10 @@ public final class WatchedChannel {
     private func watch() throws(VchanError) {
         let number = channel.pollDescriptor
         do throws(Errno) {
-            try loop.watch(number, .readable) { [weak self] _ in self?.event() }
+            try loop.watch(number, .readable) { [weak self] _ in
+                self?.isSignalled = true
+                self?.event()
+            }
             watched = number
         } catch {
             throw .system(call: "epoll_ctl", error)
@@ -52,6 +57,9 @@ public final class WatchedChannel {
     /// Takes notice of what happened on the channel.
     public func progress() throws(VchanError) {
         guard channel.state == .waiting else {
+            // Notifications of a ring come by the descriptor only; what is in it needs none.
+            if !isSignalled, !channel.isByteStream { return }
+            isSignalled = false
             try channel.progress()
             return
         }

@@ -34,65 +34,51 @@ public enum VchanCat {
         var end = EndOptions()
         var listen: Bool?
         var timeout: UInt64?
-        var shown: String?
     }
+
+    private static let program = Program(
+        "vchan-cat", usage: usage,
+        EndOptions.options + [
+            .init(long: "listen"), .init(long: "connect"),
+            .init(long: "timeout", takesValue: true),
+        ], wrongUsage: 2)
 
     public static func run(arguments: [String]) -> Int32 {
-        let settings: Settings
-        do throws(OptionParser.UsageError) {
-            settings = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("vchan-cat: \(error.description)\nTry 'vchan-cat --help'.")
-            return 2
-        }
-        if let shown = settings.shown {
-            Terminal.print(shown)
-            return 0
-        }
-        CurrentProcess.ignoreBrokenPipes()
-        do throws(CatError) {
-            try join(settings)
-            return 0
-        } catch {
-            Terminal.printError("vchan-cat: \(error.description)")
-            return 1
+        program.run(arguments, Settings(), option: set, operands: check) { settings in
+            CurrentProcess.ignoreBrokenPipes()
+            do throws(CatError) {
+                try join(settings)
+                return 0
+            } catch {
+                Terminal.printError("\(program.name): \(error.description)")
+                return 1
+            }
         }
     }
 
-    private static func parse(
-        _ arguments: [String]
-    ) throws(OptionParser.UsageError) -> Settings {
-        var settings = Settings()
-        let parser = OptionParser(
-            EndOptions.options + [
-                .init(long: "listen"), .init(long: "connect"),
-                .init(long: "timeout", takesValue: true),
-                .init(short: "h", long: "help"), .init(long: "version"),
-            ])
-        let operands = try parser.parse(arguments) { name, value throws(OptionParser.UsageError) in
-            if try settings.end.take(name, value) { return }
-            switch name {
-            case "listen", "connect":
-                guard settings.listen == nil else {
-                    throw .init("--listen or --connect, once")
-                }
-                settings.listen = name == "listen"
-            case "timeout":
-                guard let seconds = UInt64(value), seconds < 1 << 31 else {
-                    throw .init("--timeout \(value): expected a number of seconds")
-                }
-                settings.timeout = seconds
-            case "help": settings.shown = usage
-            default: settings.shown = Version.line("vchan-cat")
+    private static func set(
+        _ settings: inout Settings, _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        if try settings.end.take(name, value) { return }
+        if name == "timeout" {
+            guard let seconds = UInt64(value), seconds < 1 << 31 else {
+                throw .init("--timeout \(value): expected a number of seconds")
             }
+            settings.timeout = seconds
+            return
         }
-        if settings.shown != nil { return settings }
-        if let extra = operands.first { throw .init("unexpected argument '\(extra)'") }
+        guard settings.listen == nil else { throw .init("--listen or --connect, once") }
+        settings.listen = name == "listen"
+    }
+
+    private static func check(
+        _ settings: inout Settings, _ operands: [String]
+    ) throws(OptionParser.UsageError) {
+        try Program.none(&settings, operands)
         if settings.listen == nil { throw .init("--listen or --connect is missing") }
         if settings.end.peer == nil { throw .init("--domain is missing") }
         if settings.end.port == nil { throw .init("--port is missing") }
         try settings.end.check()
-        return settings
     }
 
     private static func join(_ settings: Settings) throws(CatError) {

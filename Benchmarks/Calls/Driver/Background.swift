@@ -18,7 +18,11 @@ final class Background {
     /// - Parameters:
     ///   - user: whose it is; nil for this process's own.
     ///   - variables: replace those of this process of the same name.
-    init(_ command: [String], user: UserIdentity? = nil, variables: [String] = []) throws {
+    ///   - log: takes its standard error.
+    init(
+        _ command: [String], user: UserIdentity? = nil, variables: [String] = [],
+        log: String? = nil
+    ) throws {
         name = command.joined(separator: " ")
         let input = try Descriptor.pipe()
         let output = try Descriptor.pipe()
@@ -28,7 +32,11 @@ final class Background {
             environment: CurrentProcess.environment.filter { entry in
                 !names.contains { entry.hasPrefix($0) }
             } + variables)
-        request.descriptors = [input.first.number, output.second.number, 2]
+        let errors = try Descriptor.open(
+            log ?? "/dev/null", O_WRONLY | O_CREAT | O_APPEND, mode: 0o644)
+        request.descriptors = [
+            input.first.number, output.second.number, log == nil ? 2 : errors.number,
+        ]
         request.user = user
         child = try ChildProcess.spawn(request)
         self.input = consume input.second

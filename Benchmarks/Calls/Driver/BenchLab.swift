@@ -2,8 +2,27 @@ import Foundation
 import LinuxSystem
 import SystemPackage
 
+/// Where calls are made and served.
+protocol CallPlace: AnyObject {
+    /// The qube that calls, and the one that is called.
+    var caller: String { get }
+    var target: String { get }
+    /// The client's program, as the caller sees it.
+    var client: String { get }
+    /// What calls-load reports when it has run where the caller is: numbers by their names.
+    func load(_ arguments: [String]) throws -> [[String: Double]]
+    /// All long-lived programs.
+    func processes() throws -> LabProcesses
+    /// Grows by one with each process; nil where that cannot be told.
+    func processCount() throws -> Double?
+}
+
 /// A lab of its own for the benchmark, gone when it ends.
-final class BenchLab {
+final class BenchLab: CallPlace {
+    let caller = "work"
+    let target = "personal"
+    let client = "/usr/bin/qrexec-client-vm"
+
     struct Status: Decodable {
         struct Qube: Decodable {
             let name: String
@@ -23,17 +42,16 @@ final class BenchLab {
     private let user: UserIdentity?
     private(set) var status: Status
     private var service: Background?
+    private var asked = 0.0
 
-    /// - Parameters:
-    ///   - programs: directory with qubes-lab.
-    ///   - load: the program calls-load.
-    ///   - user: whose lab it is; agents of an ordinary user's lab run services as themselves, those
-    ///     of root's in a PAM session and a login shell. Nil for this process's own.
-    init(programs: String, load: String, user: UserIdentity?) throws {
-        self.programs = programs
+    /// - Parameter user: whose lab it is; agents of an ordinary user's lab run services as themselves,
+    ///   those of root's in a PAM session and a login shell. Nil for this process's own.
+    init(_ settings: Settings, user: UserIdentity?) throws {
+        programs = settings.programs
         self.user = user
-        loadProgram = load
-        state = "/tmp/calls-bench-\(CurrentProcess.id)-\(user?.uid ?? CurrentProcess.effectiveUser)"
+        loadProgram = settings.load
+        let owner = user?.uid ?? CurrentProcess.effectiveUser
+        state = "\(settings.place)/calls-bench-\(CurrentProcess.id)-\(owner)"
         let lab = ["\(programs)/qubes-lab"]
         _ = try Background.output(lab + ["up", "--quiet", "--state", state], user: user)
         let text = try Background.output(
@@ -90,11 +108,33 @@ final class BenchLab {
         _ = try load("work", ["calls", "1", "20", "personal", "bench.True", "0"])
     }
 
-    /// What calls-load reports when it has run in a qube: numbers by their names.
-    func load(_ qube: String, _ arguments: [String]) throws -> [[String: Double]] {
+    func load(_ arguments: [String]) throws -> [[String: Double]] {
+        try load("work", arguments)
+    }
+
+    func load(
+        _ qube: String, as account: String = "user", _ arguments: [String]
+    ) throws -> [[String: Double]] {
         Self.numbers(
             try Background.output(
-                runCommand(qube) + ["/usr/local/bin/calls-load"] + arguments, user: user))
+                runCommand(qube, as: account) + ["/usr/local/bin/calls-load"] + arguments,
+                user: user))
+    }
+
+    func processes() throws -> LabProcesses {
+        let text = LabProcesses.file("\(state)/manager.pid")
+        guard let manager = text.split(separator: " ").first.flatMap({ Int32($0) }) else {
+            throw Problem("the lab has no manager")
+        }
+        return try LabProcesses(below: [manager])
+    }
+
+    /// Of the three qubes' own name spaces, the process that asks in each not counted.
+    func processCount() throws -> Double? {
+        asked += 3
+        var sum = 0.0
+        for qube in ["dom0", "work", "personal"] { sum += try load(qube, ["mark"])[0]["pid"]! }
+        return sum - asked
     }
 
     /// A name that comes again begins another group.
@@ -114,7 +154,7 @@ final class BenchLab {
         try Background(runCommand(qube) + command, user: user)
     }
 
-    private func runCommand(_ qube: String) -> [String] {
-        ["\(programs)/qubes-lab", "run", "--state", state, qube, "--"]
+    private func runCommand(_ qube: String, as account: String = "user") -> [String] {
+        ["\(programs)/qubes-lab", "run", "--state", state, qube, "--user", account, "--"]
     }
 }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// What the processes of a lab have cost so far, from /proc.
+/// What the processes of a lab, or of another system, have cost so far, from /proc.
 struct LabProcesses {
     struct Process {
         let pid: Int32
@@ -13,18 +13,14 @@ struct LabProcesses {
         let switches: Double
     }
 
-    /// All processes below the lab's manager, which is the first.
+    /// The given ones, and all processes below them.
     let processes: [Process]
 
-    init(of lab: BenchLab) throws {
-        let text = Self.file("\(lab.state)/manager.pid")
-        guard let manager = text.split(separator: " ").first.flatMap({ Int32($0) }) else {
-            throw Problem("the lab has no manager")
-        }
+    init(below roots: [Int32]) throws {
         let all = try FileManager.default.contentsOfDirectory(atPath: "/proc")
             .compactMap { Int32($0) }.compactMap(Self.process)
         let children = Dictionary(grouping: all, by: \.parent)
-        var found = all.filter { $0.pid == manager }
+        var found = all.filter { roots.contains($0.pid) }
         var next = 0
         while next < found.count {
             found += children[found[next].pid] ?? []
@@ -78,7 +74,7 @@ struct LabProcesses {
         return 0
     }
 
-    private static func file(_ path: String) -> String {
+    static func file(_ path: String) -> String {
         guard let data = FileManager.default.contents(atPath: path) else { return "" }
         return String(decoding: data, as: UTF8.self)
     }

@@ -5,9 +5,10 @@ import Foundation
 struct MemoryMeasurements {
     let lab: BenchLab
 
-    /// Before the first call.
+    /// A moment after the last call.
     func atRest(_ report: inout Report) {
-        guard let processes = try? LabProcesses(of: lab) else { return }
+        usleep(2_500_000)
+        guard let processes = try? lab.processes() else { return }
         let agent = lab.qube("work").agentPid ?? 0
         let rows: [(String, Int32?, Bool)] = [
             ("agent", agent, true),
@@ -47,7 +48,7 @@ struct MemoryMeasurements {
     }
 
     private func dirty() throws -> [String: Double] {
-        let processes = try LabProcesses(of: lab)
+        let processes = try lab.processes()
         let names = ["agent", "agent-data", "daemon"]
         return Dictionary(
             uniqueKeysWithValues: names.map { name in

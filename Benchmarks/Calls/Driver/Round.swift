@@ -3,9 +3,11 @@ import Foundation
 
 /// A kind of call, so many at a time.
 struct Load: Hashable, Sendable {
+    enum Callee { case other, itself, dom0 }
+
     /// How calls-load makes them: through a client each, or by processes that live on.
     var caller = "calls"
-    var target = "personal"
+    var callee = Callee.other
     var service = "bench.True"
     var status = "0"
     var parallel = 1
@@ -41,15 +43,19 @@ struct CallFigure: Sendable {
         [1, 8, 32].flatMap(services) + [
             CallFigure(
                 name: "refused",
-                load: Load(target: "work", service: "bench.Refused", status: "126"),
+                load: Load(callee: .itself, service: "bench.Refused", status: "126"),
                 goal: Goal(yardsticks: 1.9)),
             CallFigure(
                 name: "refused, long-lived caller",
                 load: Load(
-                    caller: "long-lived", target: "work", service: "bench.Refused", status: "126"),
+                    caller: "long-lived", callee: .itself, service: "bench.Refused", status: "126"),
                 goal: Goal(yardsticks: 0.3)),
-            CallFigure(name: "qube to dom0", load: Load(target: "@adminvm")),
+            CallFigure(name: "qube to dom0", load: Load(callee: .dom0)),
         ]
+
+    /// Over the socket transport, where nobody serves dom0.
+    static let overSockets =
+        [1, 32].flatMap(services) + all.filter { $0.load.callee == .itself }
 
     private static func services(_ parallel: Int) -> [CallFigure] {
         let one = parallel == 1
@@ -80,7 +86,7 @@ struct Round {
         let bad: Double
         /// Seconds a call, without calls-load's own.
         let cpu: Double
-        let processes: Double
+        let processes: Double?
         /// Of the lab's programs and of clients; a service's own are not seen.
         let switches: Double
     }
@@ -91,51 +97,52 @@ struct Round {
     let client: Double
     private(set) var results: [Load: Result] = [:]
 
-    init(_ lab: BenchLab, _ figures: [CallFigure], calls: Int) throws {
-        let before = try Self.yardsticks(lab)
+    init(_ place: some CallPlace, _ figures: [CallFigure], calls: Int) throws {
+        let before = try Self.yardsticks(place)
         for figure in figures {
             let count = max(1, calls / 32) * 32 * (figure.load.parallel > 1 ? 2 : 1)
-            results[figure.load] = try Self.measure(figure.load, count, lab)
+            results[figure.load] = try Self.measure(figure.load, count, place)
         }
-        let after = try Self.yardsticks(lab)
+        let after = try Self.yardsticks(place)
         unit = (before[0] + after[0]) / 2
         client = (before[1] + after[1]) / 2
         floor = (before[2] + after[2]) / 2
     }
 
-    private static func yardsticks(_ lab: BenchLab) throws -> [Double] {
-        let spawned = try lab.load(
-            "work", ["spawn", "300", "/bin/true", "/usr/bin/qrexec-client-vm --version"])
-        let chain = try lab.load("work", ["chain", "1000"])
+    private static func yardsticks(_ place: some CallPlace) throws -> [Double] {
+        let spawned = try place.load(
+            ["spawn", "300", "/bin/true", "\(place.client) --version"])
+        let chain = try place.load(["chain", "1000"])
         return (spawned + chain).map { $0["p50"]! }
     }
 
-    private static func marks(_ lab: BenchLab) throws -> Double {
-        var sum = 0.0
-        for qube in ["dom0", "work", "personal"] {
-            sum += try lab.load(qube, ["mark"])[0]["pid"]!
-        }
-        return sum
-    }
-
-    private static func measure(_ load: Load, _ count: Int, _ lab: BenchLab) throws -> Result {
-        let marks = try marks(lab)
-        let before = try LabProcesses(of: lab)
+    private static func measure(
+        _ load: Load, _ count: Int, _ place: some CallPlace
+    ) throws -> Result {
+        let countBefore = try place.processCount()
+        let before = try place.processes()
+        let target =
+            switch load.callee {
+            case .other: place.target
+            case .itself: place.caller
+            case .dom0: "@adminvm"
+            }
         let command = [
-            load.caller, String(load.parallel), String(count), load.target, load.service,
-            load.status,
+            load.caller, String(load.parallel), String(count), target, load.service, load.status,
         ]
-        let result = try lab.load("work", command)[0]
-        let after = try LabProcesses(of: lab)
-        // The marks' own three processes, and calls-load with its workers.
-        let own = 4.0 + (load.caller == "calls" ? 0 : Double(load.parallel))
+        let result = try place.load(command)[0]
+        let after = try place.processes()
         let calls = Double(count)
-        let processes = (try Self.marks(lab) - marks - own) / calls
-        let cpu = after.cpu - before.cpu - result["own_cpu"]! / 1e6
+        // calls-load itself with its workers.
+        let own = 1.0 + (load.caller == "calls" ? 0 : Double(load.parallel))
+        let created = try place.processCount().map { ($0 - countBefore! - own) / calls }
+        // The clients are no children of the place's programs.
+        let clients = place is BenchLab ? -result["own_cpu"]! : result["child_cpu"]!
         return Result(
             p50: result["p50"]!, p99: result["p99"]!,
             rate: calls / result["duration"]! * 1e9,
-            bad: result["wrong"]! + result["lost"]!, cpu: cpu / calls, processes: processes,
+            bad: result["wrong"]! + result["lost"]!,
+            cpu: (after.cpu - before.cpu + clients / 1e6) / calls, processes: created,
             switches: (after.switches - before.switches + result["child_switches"]!) / calls)
     }
 }
@@ -143,19 +150,20 @@ struct Round {
 extension [Round] {
     func median(_ value: (Round) -> Double) -> Double { BenchmarkReport.median(map(value)) }
 
-    func addYardsticks(to report: inout Report) {
-        report.add("yardstick: spawn and wait of /bin/true", median { $0.unit / 1e6 }, "ms")
+    func addYardsticks(_ place: String, to report: inout Report) {
+        report.add("\(place)yardstick: spawn and wait of /bin/true", median { $0.unit / 1e6 }, "ms")
         report.add(
-            "F: one wake-up through 12 processes", median { $0.floor / 1e6 }, "ms",
+            "\(place)F: one wake-up through 12 processes", median { $0.floor / 1e6 }, "ms",
             ratio: median { $0.floor / $0.unit }, against: "yardstick")
         report.add(
-            "qrexec-client-vm --version", median { $0.client / 1e6 }, "ms", atMost: 1.6,
+            "\(place)qrexec-client-vm --version", median { $0.client / 1e6 }, "ms", atMost: 1.6,
             ratio: median { $0.client / $0.unit }, against: "yardstick")
     }
 
-    func add(_ figure: CallFigure, to report: inout Report) {
+    /// - Parameter place: begins the names of the figures.
+    func add(_ figure: CallFigure, _ place: String = "", to report: inout Report) {
         let load = figure.load
-        let name = "\(figure.name), \(load.parallel) at a time"
+        let name = "\(place)\(figure.name), \(load.parallel) at a time"
         func result(_ round: Round) -> Round.Result { round.results[load]! }
         report.add(
             "\(name): p50", median { result($0).p50 / 1e6 }, "ms",
@@ -172,7 +180,10 @@ extension [Round] {
         report.add(
             "\(name): CPU, all programs", median { result($0).cpu * 1e3 }, "ms a call",
             atMost: figure.cpu)
-        report.add("\(name): processes created", median { result($0).processes }, "a call")
+        if result(self[0]).processes != nil {
+            report.add(
+                "\(name): processes created", median { result($0).processes ?? 0 }, "a call")
+        }
         report.add("\(name): context switches", median { result($0).switches }, "a call")
     }
 }

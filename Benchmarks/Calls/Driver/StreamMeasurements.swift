@@ -64,7 +64,7 @@ struct StreamMeasurements {
     private func call(_ arguments: [String], _ bytes: Double) throws -> Sample {
         let agent = lab.qube("personal").agentPid ?? 0
         func cost() throws -> Double {
-            try LabProcesses(of: lab).below(agent, named: "qrexec-agent-data")?.ownCPU ?? 0
+            try lab.processes().below(agent, named: "qrexec-agent-data")?.ownCPU ?? 0
         }
         let before = try cost()
         let result = try lab.load("work", arguments + ["personal"])[0]

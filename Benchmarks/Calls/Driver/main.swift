@@ -10,8 +10,9 @@ let usage = """
     Measures calls in labs of its own, with the programs of the directory PROGRAMS (default
     .build/bin). In the environment: JSON=FILE writes the figures there as well, STRICT=1 ends with
     status 1 when a goal is missed, SCALE=0.1 makes a short run of one round, ONLY=PART measures one
-    part (\(Part.allCases.map(\.rawValue).joined(separator: ", "))), STREAMS=PROGRAM is the chain of a
-    stream in plain C. --merge makes one list of several.
+    part (\(Part.allCases.map(\.rawValue).joined(separator: ", "))), CALLS=100000 makes so many calls
+    in the one long run, STREAMS=PROGRAM is the chain of a stream in plain C, SESSION=PROGRAM a PAM
+    session with a login shell in plain C. --merge makes one list of several.
     """
 
 func benchmark(_ programs: String) throws -> Int32 {
@@ -19,6 +20,8 @@ func benchmark(_ programs: String) throws -> Int32 {
     var settings = Settings(programs: programs)
     if let scale = environment["SCALE"].flatMap(Double.init) { settings.scale = scale }
     settings.streamReference = environment["STREAMS"]
+    settings.sessionReference = environment["SESSION"]
+    settings.manyCalls = environment["CALLS"].flatMap(Int.init)
     if let only = environment["ONLY"] {
         guard let part = Part(rawValue: only) else { throw Problem("there is no part '\(only)'") }
         settings.parts = [part]

@@ -44,8 +44,7 @@ struct CallLoad {
             started += 1
             calls[index].begin = CurrentProcess.now
             let child = try Yardstick.start(
-                ["/usr/bin/qrexec-client-vm", target, service],
-                [null.number, null.number, null.number])
+                Client.command(target, service), [null.number, null.number, null.number])
             try epoll.add(child.pidfd.number, .readable, tag: UInt64(index))
             calls[index].child = consume child
         }
@@ -73,6 +72,7 @@ struct CallLoad {
         samples.report()
         Terminal.print("wrong \(wrong)\nlost \(lost)\nduration \(duration)")
         Terminal.print("own_cpu \(ResourceUsage(of: .itself).cpuMicroseconds)")
+        Terminal.print("child_cpu \(ResourceUsage(of: .reapedChildren).cpuMicroseconds)")
         Terminal.print("child_switches \(ResourceUsage(of: .reapedChildren).contextSwitches)")
     }
 }
@@ -118,9 +118,10 @@ struct LongLivedLoad {
     /// ended with another status.
     func work() throws(Errno) {
         var text = ""
+        let command = ["calls-load"] + Client.options + [load.target, load.service]
         for _ in 0..<load.count {
             let begin = CurrentProcess.now
-            let status = ClientVM.run(arguments: ["calls-load", load.target, load.service])
+            let status = ClientVM.run(arguments: command)
             let time = CurrentProcess.now - begin
             text += status == load.status ? "\(time)\n" : "-\(time)\n"
             // Short enough to reach the pipe in one piece, beside those of the others.
@@ -151,8 +152,7 @@ enum HeldCalls {
             let input = try Descriptor.pipe()
             let output = try Descriptor.pipe()
             let child = try Yardstick.start(
-                ["/usr/bin/qrexec-client-vm", target, service],
-                [input.first.number, output.second.number, 2])
+                Client.command(target, service), [input.first.number, output.second.number, 2])
             _ = consume output.second
             held.append(Held(Link(child), input.second))
             var byte: [UInt8] = [0]

@@ -126,8 +126,8 @@ struct StreamLoad {
             }
         if isReference { return [target, Yardstick.program] + service }
         let name = ["sink": "Sink", "source": "Source", "both": "Both"][service[0]]!
-        return ["/usr/bin/qrexec-client-vm", target, (["bench.\(name)"] + service.dropFirst())
-            .joined(separator: "+")]
+        return Client.command(
+            target, (["bench.\(name)"] + service.dropFirst()).joined(separator: "+"))
     }
 
     /// - Parameter cost: where ends of the stream tell their own cost.

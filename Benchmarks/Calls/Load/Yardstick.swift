@@ -27,7 +27,7 @@ enum Yardstick {
         let name = command[0].split(separator: "/").last.map(String.init) ?? command[0]
         var request = SpawnRequest(
             path: command[0], arguments: [name] + command.dropFirst(),
-            environment: ["PATH=/usr/bin:/bin"])
+            environment: Client.environment)
         request.descriptors = descriptors
         return try ChildProcess.spawn(request)
     }

@@ -105,6 +105,9 @@ int cs_exit_status(int wait_status);
 /// then on get the old one back.
 int cs_raise_own_descriptor_limit(unsigned long wanted);
 
+/// Gives back the memory of this program's code and constants; what is used comes again by itself.
+void cs_let_go_of_code(void);
+
 /// The environment, NULL-terminated.
 char **cs_environment(void);
 /// The arguments of this program, NULL-terminated.

@@ -46,7 +46,6 @@ public enum ClientProgram {
         var waiting: WaitingRequest?
         var waitsForEnd = false
         var socketDirectory = "/var/run/qubes"
-        var shown: String?
         var hasPrefix = false
         /// What is wrong with --prefix-data or --use-stdin-socket: an exit status of its own.
         var streamProblem: String?
@@ -54,26 +53,33 @@ public enum ClientProgram {
         var isForDom0: Bool { target == "0" || AllowedCall.isDom0(target) }
     }
 
+    private static let program = Program(
+        "qrexec-client", usage: usage,
+        [
+            .init(short: "d", takesValue: true), .init(short: "l", takesValue: true),
+            .init(short: "e"), .init(short: "E", long: "no-exit-code"),
+            .init(short: "t"), .init(short: "T"), .init(short: "w", takesValue: true),
+            .init(short: "k"), .init(short: "c", takesValue: true), .init(short: "W"),
+            .init(short: "p", long: "prefix-data", takesValue: true),
+            .init(long: "use-stdin-socket"), .init(long: "socket-dir", takesValue: true),
+        ], stopsAtOperand: true,
+        // As the reference does, whose callers may rely on it (section 7).
+        unknownOption: 0)
+
     public static func run(arguments: [String]) -> Int32 {
-        let parsed: Arguments
-        do throws(OptionParser.UsageError) {
-            parsed = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("qrexec-client: \(error.description)")
-            Terminal.printError("Try 'qrexec-client --help'.")
-            // As the reference does, whose callers may rely on it (section 7).
-            return error.isUnknownOption ? 0 : 1
-        }
-        if let shown = parsed.shown {
-            Terminal.print(shown)
-            return 0
-        }
+        var start = Arguments()
+        start.session.connectTimeout = TimeLimits.dom0Connect
+        start.session.unconnectedStatus = CallStatus.problem
+        return program.run(arguments, start, option: set, operands: setCommand, body: call)
+    }
+
+    private static func call(_ parsed: Arguments) -> Int32 {
         if let problem = parsed.streamProblem {
-            Terminal.printError("qrexec-client: \(problem)")
+            Terminal.printError("\(program.name): \(problem)")
             return 2
         }
         CurrentProcess.ignoreBrokenPipes()
-        var log = Log(program: "qrexec-client")
+        var log = Log(program: program.name)
         log.stampsTime = false
         do {
             let status: Int32
@@ -86,35 +92,17 @@ public enum ClientProgram {
             }
             return parsed.ignoresStatus ? 0 : status & 0xFF
         } catch let failure as StartFailure {
-            Terminal.printError("qrexec-client: \(failure.reason)")
+            Terminal.printError("\(program.name): \(failure.reason)")
             return failure.status
         } catch {
-            Terminal.printError("qrexec-client: \(error)")
+            Terminal.printError("\(program.name): \(error)")
             return CallStatus.problem
         }
     }
 
-    private static let parser = OptionParser(
-        [
-            .init(short: "d", takesValue: true), .init(short: "l", takesValue: true),
-            .init(short: "e"), .init(short: "E", long: "no-exit-code"),
-            .init(short: "t"), .init(short: "T"), .init(short: "w", takesValue: true),
-            .init(short: "k"), .init(short: "c", takesValue: true), .init(short: "W"),
-            .init(short: "p", long: "prefix-data", takesValue: true),
-            .init(long: "use-stdin-socket"), .init(long: "socket-dir", takesValue: true),
-            .init(short: "h", long: "help"), .init(long: "version"),
-        ], stopsAtOperand: true)
-
-    private static func parse(
-        _ list: [String]
-    ) throws(OptionParser.UsageError) -> Arguments {
-        var result = Arguments()
-        result.session.connectTimeout = TimeLimits.dom0Connect
-        result.session.unconnectedStatus = CallStatus.problem
-        let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
-            try set(name, value, in: &result)
-        }
-        if result.shown != nil { return result }
+    private static func setCommand(
+        _ result: inout Arguments, _ operands: [String]
+    ) throws(OptionParser.UsageError) {
         guard !result.target.isEmpty, !result.target.contains("/") else {
             throw OptionParser.UsageError("-d QUBE is needed")
         }
@@ -134,11 +122,10 @@ public enum ClientProgram {
             throw OptionParser.UsageError("-l excludes --use-stdin-socket")
         }
         result.session.startsOnly = result.startsOnly
-        return result
     }
 
     private static func set(
-        _ name: String, _ value: String, in result: inout Arguments
+        _ result: inout Arguments, _ name: String, _ value: String
     ) throws(OptionParser.UsageError) {
         switch name {
         case "d": result.target = value
@@ -166,9 +153,7 @@ public enum ClientProgram {
                 result.streamProblem = "--use-stdin-socket: standard input is no socket"
             }
             result.session.usesInputSocket = true
-        case "socket-dir": result.socketDirectory = value
-        case "help": result.shown = usage
-        default: result.shown = Version.line("qrexec-client")
+        default: result.socketDirectory = value
         }
     }
 }

@@ -175,6 +175,7 @@ final class Daemon {
         link?.send(.hello, Hello(version: version).body)
         openSockets()
         log.info("the agent is connected", ["version": "\(version.rawValue)"])
+        if !wasReady { CurrentProcess.letGoOfCode() }
         wasReady = true
     }
 

@@ -35,7 +35,6 @@ public enum DaemonProgram {
         var daemon = Daemon.Options()
         var direct = false
         var quiet = false
-        var shown: String?
         /// Of the process that stays, told by the one that waits.
         var readyDescriptor: Int32?
         /// Of a confined daemon: leads to the dispatcher.
@@ -45,71 +44,50 @@ public enum DaemonProgram {
         var confinedProgram: String?
     }
 
+    private static let program = Program(
+        "qrexec-daemon", usage: usage, options, stopsAtOperand: true)
+
     public static func run(arguments: [String]) -> Int32 {
-        let parsed: Arguments
-        do throws(OptionParser.UsageError) {
-            parsed = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("qrexec-daemon: \(error.description)")
-            Terminal.printError("Try 'qrexec-daemon --help'.")
-            return 1
-        }
-        if let shown = parsed.shown {
-            Terminal.print(shown)
-            return 0
-        }
-        CurrentProcess.ignoreBrokenPipes()
-        do {
-            if parsed.direct || parsed.readyDescriptor != nil { return try serve(parsed) }
-            return try startInBackground(parsed, arguments, waits: waitsForAgent)
-        } catch {
-            Terminal.printError("qrexec-daemon: \(error)")
-            return 1
+        program.run(arguments, Arguments(), option: set, operands: setQube) { parsed in
+            CurrentProcess.ignoreBrokenPipes()
+            do {
+                if parsed.direct || parsed.readyDescriptor != nil { return try serve(parsed) }
+                return try startInBackground(parsed, arguments, waits: waitsForAgent)
+            } catch {
+                Terminal.printError("\(program.name): \(error)")
+                return 1
+            }
         }
     }
 
-    private static let options: [OptionParser.Option] =
-        [
-            .init(short: "u", long: "uuid", takesValue: true),
-            .init(short: "D", long: "direct"),
-            .init(short: "q", long: "quiet"),
-            .init(short: "p", long: "policy-program", takesValue: true),
-            .init(long: "socket-dir", takesValue: true),
-            .init(long: "ready-descriptor", takesValue: true),
-            .init(long: "dispatcher-descriptor", takesValue: true),
-            .init(short: "h", long: "help"),
-            .init(long: "version"),
-        ]
-
-    private static let starterOptions: [OptionParser.Option] = [
-        .init(long: "dispatcher-socket", takesValue: true),
-        .init(long: "program", takesValue: true),
+    /// Those that the starter has too.
+    static let options: [OptionParser.Option] = [
+        .init(short: "u", long: "uuid", takesValue: true),
+        .init(short: "D", long: "direct"),
+        .init(short: "q", long: "quiet"),
+        .init(short: "p", long: "policy-program", takesValue: true),
+        .init(long: "socket-dir", takesValue: true),
+        .init(long: "ready-descriptor", takesValue: true),
+        .init(long: "dispatcher-descriptor", takesValue: true),
     ]
 
-    /// - Parameter usage: what `--help` shows.
-    static func parse(
-        _ list: [String], as program: String = "qrexec-daemon", usage: String = usage
-    ) throws(OptionParser.UsageError) -> Arguments {
-        var result = Arguments()
-        result.program = program
-        let more = program == StarterProgram.name ? starterOptions : []
-        let parser = OptionParser(options + more, stopsAtOperand: true)
-        let operands = try parser.parse(list) { (name, value) throws(OptionParser.UsageError) in
-            switch name {
-            case "uuid": result.daemon.uuid = value
-            case "direct": result.direct = true
-            case "quiet": result.quiet = true
-            case "policy-program": result.daemon.policyProgram = value
-            case "socket-dir": result.daemon.socketDirectory = value
-            case "ready-descriptor": result.readyDescriptor = Int32(value)
-            case "dispatcher-descriptor": result.dispatcherDescriptor = Int32(value)
-            case "dispatcher-socket": result.dispatcherSocket = value
-            case "program": result.confinedProgram = value
-            case "help": result.shown = usage
-            default: result.shown = Version.line(program)
-            }
+    static func set(
+        _ result: inout Arguments, _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        switch name {
+        case "uuid": result.daemon.uuid = value
+        case "direct": result.direct = true
+        case "quiet": result.quiet = true
+        case "policy-program": result.daemon.policyProgram = value
+        case "socket-dir": result.daemon.socketDirectory = value
+        case "ready-descriptor": result.readyDescriptor = Int32(value)
+        default: result.dispatcherDescriptor = Int32(value)
         }
-        if result.shown != nil { return result }
+    }
+
+    static func setQube(
+        _ result: inout Arguments, _ operands: [String]
+    ) throws(OptionParser.UsageError) {
         guard (2...3).contains(operands.count) else {
             throw OptionParser.UsageError("DOMID and NAME are needed")
         }
@@ -128,7 +106,6 @@ public enum DaemonProgram {
             throw OptionParser.UsageError("'\(LogText.line(uuid))' is no uuid")
         }
         if operands.count == 3 { result.daemon.defaultUser = operands[2] }
-        return result
     }
 
     private static var startupTimeout: UInt64 {

@@ -46,30 +46,40 @@ public enum StarterProgram {
             ?? UserIdentity(uid: nobody, gid: nobody, groups: [])
     }
 
+    private static let program = Program(
+        name, usage: usage,
+        DaemonProgram.options + [
+            .init(long: "dispatcher-socket", takesValue: true),
+            .init(long: "program", takesValue: true),
+        ], stopsAtOperand: true)
+
     public static func run(arguments: [String]) -> Int32 {
-        let parsed: DaemonProgram.Arguments
-        do throws(OptionParser.UsageError) {
-            parsed = try DaemonProgram.parse(
-                Array(arguments.dropFirst()), as: name, usage: usage)
-        } catch {
-            Terminal.printError("\(name): \(error.description)")
-            Terminal.printError("Try '\(name) --help'.")
-            return 1
-        }
-        if let shown = parsed.shown {
-            Terminal.print(shown)
-            return 0
-        }
-        do {
-            if !parsed.direct, parsed.readyDescriptor == nil {
-                return try DaemonProgram.startInBackground(
-                    parsed, arguments, waits: DaemonProgram.waitsForAgent)
+        var start = DaemonProgram.Arguments()
+        start.program = name
+        return program.run(
+            arguments, start, option: set, operands: DaemonProgram.setQube
+        ) { parsed in
+            do {
+                if !parsed.direct, parsed.readyDescriptor == nil {
+                    return try DaemonProgram.startInBackground(
+                        parsed, arguments, waits: DaemonProgram.waitsForAgent)
+                }
+                if (try? Transport.selected())?.handsOver == false { try startUnconfined(parsed) }
+                try self.start(parsed)
+            } catch {
+                Terminal.printError("\(name): \(error)")
+                return 1
             }
-            if (try? Transport.selected())?.handsOver == false { try startUnconfined(parsed) }
-            try start(parsed)
-        } catch {
-            Terminal.printError("\(name): \(error)")
-            return 1
+        }
+    }
+
+    private static func set(
+        _ result: inout DaemonProgram.Arguments, _ name: String, _ value: String
+    ) throws(OptionParser.UsageError) {
+        switch name {
+        case "dispatcher-socket": result.dispatcherSocket = value
+        case "program": result.confinedProgram = value
+        default: try DaemonProgram.set(&result, name, value)
         }
     }
 

@@ -27,7 +27,7 @@ struct LabLog {
     }
 
     /// Everything that all programs have told about one call: the lines with its id, and those of
-    /// the target about the same channel.
+    /// both qubes about the same channel, which each knows by the other's domain number and the port.
     func show(call id: String, _ print: (Substring) -> Void) -> Bool {
         let all = lines(of: path + ".1") + lines(of: path)
         let isOwn = { (line: Substring) in line.split(separator: " ").contains("id=\(id)") }
@@ -43,13 +43,20 @@ struct LabLog {
         let port = place[place.index(after: colon)...]
         let caller = place.hasPrefix("0:") ? "0" : domain
         let channel = " domain=\(caller) port=\(port)"
-        let isChannel = { (line: Substring) in
+        let mark = { (channel: String, line: Substring) in
             line.hasSuffix(channel) || line.contains(channel + " ")
+        }
+        let isChannel = { (line: Substring) in mark(channel, line) }
+        let source = Self.field("source", words) ?? ""
+        let placed = " domain=\(place[..<colon]) port=\(port)"
+        let isCaller = { (line: Substring) in
+            line.hasPrefix("\(source): ") && line.contains(" call placed ") && mark(placed, line)
         }
         let isEnd = { (line: Substring) in isChannel(line) && line.contains(" call ended ") }
         let first = all[..<index].lastIndex(where: isEnd).map { $0 + 1 } ?? 0
         let last = all[index...].firstIndex(where: isEnd) ?? all.count - 1
-        for line in all[first...last] where isOwn(line) || isChannel(line) { print(line) }
+        for line in all[first...last]
+        where isOwn(line) || isChannel(line) || isCaller(line) { print(line) }
         return true
     }
 

@@ -4,8 +4,9 @@ import SystemPackage
 /// A client on its way to a server that may not exist yet: it waits for changes of the directory in
 /// which the server will appear, never by trying again and again.
 struct LocalConnector: ~Copyable {
-    private let path: String
     private let directory: String
+    /// The server's socket, in the directory.
+    private let entry: String
     private let server: DomainID
     private var isAdopted = false
     private var changes: DirectoryWatch?
@@ -16,7 +17,7 @@ struct LocalConnector: ~Copyable {
     init(directory: String, server: DomainID, port: Port) throws(VchanError) {
         self.directory = directory
         self.server = server
-        path = "\(directory)/\(port).sock"
+        entry = "\(port).sock"
         try reach()
     }
 
@@ -24,23 +25,24 @@ struct LocalConnector: ~Copyable {
     init(adopting connection: consuming Descriptor, server: DomainID) {
         directory = ""
         self.server = server
-        path = ""
+        entry = ""
         isAdopted = true
         pollDescriptor = connection.number
         self.connection = consume connection
     }
 
     var isConnected: Bool { connection != nil }
+    private var path: String { "\(directory)/\(entry)" }
 
     /// The connection, for another process to adopt; nil while there is no server.
     mutating func takeConnection() throws(VchanError) -> Descriptor? {
-        if connection == nil {
-            do throws(Errno) { try changes?.drain() } catch {
-                throw .system(call: "watch \(directory)", error)
-            }
-            try reach()
-        }
+        if connection == nil { try reachAfterChange() }
         return connection.take()
+    }
+
+    /// Others' sockets come and go in the same directory.
+    private mutating func reachAfterChange() throws(VchanError) {
+        if changes?.hasChanged(entry) ?? true { try reach() }
     }
 
     /// Connects, or sees to it that a change wakes us. The second try after the watch is there
@@ -84,11 +86,7 @@ struct LocalConnector: ~Copyable {
     /// - Returns: the server's memory once it has accepted.
     mutating func advance(link: inout EventLink) throws(VchanError) -> SharedMemory? {
         guard connection != nil else {
-            // What has changed is not read: the answer is the next try in any case.
-            do throws(Errno) { try changes?.drain() } catch {
-                throw .system(call: "watch \(directory)", error)
-            }
-            try reach()
+            try reachAfterChange()
             return nil
         }
         switch try LocalOffer.receive(from: connection!) {

@@ -42,22 +42,21 @@ public enum ManagerProgram {
         var user: String?
         var storeWatch = "/usr/bin/xenstore-watch"
         var quiet = false
-        var shown: String?
     }
+
+    private static let program = Program(
+        name, usage: usage,
+        ["config", "socket-dir", "daemon", "daemon-socket-dir", "user", "store-watch"].map {
+            .init(long: $0, takesValue: true)
+        } + [.init(long: "check"), .init(short: "q", long: "quiet")], wrongUsage: 64)
 
     public static func run(arguments: [String]) -> Int32 {
         CurrentProcess.openClosedStreams()
-        let parsed: Arguments
-        do throws(OptionParser.UsageError) {
-            parsed = try parse(Array(arguments.dropFirst()))
-        } catch {
-            Terminal.printError("\(name): \(error.description)\nTry '\(name) --help'.")
-            return 64
-        }
-        if let shown = parsed.shown {
-            Terminal.print(shown)
-            return 0
-        }
+        return program.run(
+            arguments, Arguments(), option: set, operands: Program.none, body: manage)
+    }
+
+    private static func manage(_ parsed: Arguments) -> Int32 {
         CurrentProcess.ignoreBrokenPipes()
         do throws(HostProblem) {
             if parsed.onlyChecks {
@@ -72,32 +71,17 @@ public enum ManagerProgram {
         }
     }
 
-    private static func parse(_ list: [String]) throws(OptionParser.UsageError) -> Arguments {
-        var result = Arguments()
-        let values = ["config", "socket-dir", "daemon", "daemon-socket-dir", "user", "store-watch"]
-        let parser = OptionParser(
-            values.map { .init(long: $0, takesValue: true) } + [
-                .init(long: "check"), .init(short: "q", long: "quiet"),
-                .init(short: "h", long: "help"), .init(long: "version"),
-            ])
-        let operands = try parser.parse(list) { (option, value) throws(OptionParser.UsageError) in
-            switch option {
-            case "config": result.configuration = value
-            case "check": result.onlyChecks = true
-            case "socket-dir": result.socketDirectory = value
-            case "daemon": result.daemon = value
-            case "daemon-socket-dir": result.daemonSocketDirectory = value
-            case "user": result.user = value
-            case "store-watch": result.storeWatch = value
-            case "quiet": result.quiet = true
-            case "help": result.shown = usage
-            default: result.shown = Version.line(name)
-            }
+    private static func set(_ result: inout Arguments, _ option: String, _ value: String) {
+        switch option {
+        case "config": result.configuration = value
+        case "check": result.onlyChecks = true
+        case "socket-dir": result.socketDirectory = value
+        case "daemon": result.daemon = value
+        case "daemon-socket-dir": result.daemonSocketDirectory = value
+        case "user": result.user = value
+        case "store-watch": result.storeWatch = value
+        default: result.quiet = true
         }
-        guard operands.isEmpty else {
-            throw OptionParser.UsageError("'\(operands[0])' is too much")
-        }
-        return result
     }
 
     /// Reads the configuration file.
