@@ -141,6 +141,8 @@ public final class CallerSession {
         guard var request = options.localProgram else { return }
         let input = try UnixSocket.pair()
         let output = try UnixSocket.pair()
+        UnixSocket.enlargeSendBuffer(of: input.first)
+        UnixSocket.enlargeSendBuffer(of: output.second)
         // The original streams follow behind 0, 1 and 2 (SAVED_FD_0, …).
         request.descriptors = [input.second.number, output.second.number, 2, 0, 1]
         request.environment += ["SAVED_FD_0=3", "SAVED_FD_1=4"]

@@ -202,6 +202,8 @@ public final class ServiceSession {
     private func startAttached(_ request: inout SpawnRequest) throws(Errno) {
         let input = try UnixSocket.pair()
         let output = try UnixSocket.pair()
+        UnixSocket.enlargeSendBuffer(of: input.first)
+        UnixSocket.enlargeSendBuffer(of: output.second)
         let error = try Descriptor.pipe()
         // What the host wants to be there beside the streams stays.
         request.descriptors.replaceSubrange(

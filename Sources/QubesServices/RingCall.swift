@@ -189,6 +189,8 @@ final class RingCall: StreamCarrier {
 
     /// Sleeps until there is something to read, or room, or something happened to the agent.
     private func sleep(forSpace space: Int?, deadline: UInt64? = nil) throws(VchanError) {
+        // The other side is at work on what it has, and mostly gives room sooner than a sleep takes.
+        if let space, try channel.lingerForSpace(atLeast: space) { return }
         var isAwake = try channel.armForData(atLeast: bytesToRead)
         if let space, try channel.armForSpace(atLeast: space) { isAwake = true }
         if !isAwake {

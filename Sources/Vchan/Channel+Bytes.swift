@@ -101,6 +101,13 @@ extension Channel {
         try fill(from: descriptor, isSocket: isSocket, limit: limit, headerOf: nil)
     }
 
+    /// Bytes that are best moved at a time between a descriptor and a ring of so many bytes: one
+    /// side fills one half while the other empties the other one, and what is under way stays in the
+    /// processors' caches. For loops that move a stream; `limit` of `write(from:)` and of `drain`.
+    public static func piece(ofRing bytes: Int) -> Int {
+        max(min(bytes, 4096), min(bytes / 2, 128 << 10))
+    }
+
     /// Bytes written here that the peer has not read yet.
     public mutating func bytesUnread() throws(VchanError) -> Int {
         try lookForSpace(atLeast: Int(writing.size))

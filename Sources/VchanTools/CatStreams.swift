@@ -60,7 +60,8 @@ struct CatStreams: ~Copyable {
 
     private mutating func moveIn(_ channel: inout Channel) throws(VchanError) -> String? {
         guard !inputEnded, !inputEmpty, !channel.isOver else { return nil }
-        switch try channel.write(from: input.number, isSocket: inputIsSocket) {
+        let limit = Channel.piece(ofRing: channel.writeCapacity)
+        switch try channel.write(from: input.number, isSocket: inputIsSocket, limit: limit) {
         case .moved, .noRoom: return nil
         case .wouldBlock: inputEmpty = true
         case .endOfFile:
@@ -73,7 +74,8 @@ struct CatStreams: ~Copyable {
 
     private mutating func moveOut(_ channel: inout Channel) throws(VchanError) -> String? {
         guard !outputFull else { return nil }
-        switch try channel.drain(.max, to: output.number, isSocket: outputIsSocket) {
+        let limit = Channel.piece(ofRing: channel.readCapacity)
+        switch try channel.drain(limit, to: output.number, isSocket: outputIsSocket) {
         case .moved: return nil
         case .wouldBlock: outputFull = true
         case .failed(let error): return "standard output: \(error)"

@@ -109,9 +109,11 @@ extension Bench {
     }
 
     private mutating func stream(_ message: Int, _ ring: Int) throws {
-        // Ours goes so much faster that it needs more for the same time.
+        // Ours goes so much faster that it needs more for the same time, some tens of milliseconds:
+        // in a shorter run the C library now and then needs not sleep at all.
         let (fast, slow) = (
-            messages(message, ring, megabytes: 128), messages(message, ring, megabytes: 32)
+            messages(message, ring, megabytes: 512),
+            messages(message, ring, megabytes: message < 512 ? 48 : 256)
         )
         var notifications: [Double] = []
         let costs = try turns {
@@ -141,9 +143,10 @@ extension Bench {
     // MARK: From pipe to pipe
 
     mutating func pumps() throws {
-        let bytes = (64 << 20) / scale
-        let perGiB = Double(1 << 30) / Double(bytes)
         for ring in [4096, 65536, 1 << 20] {
+            // A few milliseconds pass until the scheduler has spread four processes.
+            let bytes = ((ring == 4096 ? 64 : 512) << 20) / scale
+            let perGiB = Double(1 << 30) / Double(bytes)
             var (cpu, speed, copies) = (Costs(), Costs(), Costs())
             for _ in 0..<rounds {
                 let ours = try processes.ours("pump", 64, ring, bytes, [-1, -1])

@@ -189,27 +189,29 @@ private func pump(_ channel: inout Channel, _ side: Int, _ task: Task) throws {
     let isSource = side == 1
     let pipe = try Descriptor.privateNonblocking(
         isSource ? 0 : 1, writing: !isSource, switched: &switched)
-    let unit = min(task.ring, 65536)
+    let piece = Channel.piece(ofRing: task.ring)
     var set = PollSet()
     var left = task.count
     while left > 0 {
         var waitsForPipe = false
         if isSource {
-            switch try channel.write(from: pipe.number, isSocket: false, limit: left) {
+            let limit = min(left, piece)
+            switch try channel.write(from: pipe.number, isSocket: false, limit: limit) {
             case .moved(let count):
                 left -= count
                 continue
             case .noRoom:
-                if try channel.lingerForSpace(atLeast: unit) { continue }
-                if try channel.armForSpace(atLeast: unit) { continue }
+                if try channel.lingerForSpace(atLeast: piece) { continue }
+                if try channel.armForSpace(atLeast: piece) { continue }
             case .wouldBlock: waitsForPipe = true
             default: throw BenchFailure(description: "the pipe has ended")
             }
         } else {
-            switch try channel.drain(left, to: pipe.number, isSocket: false) {
+            let part = min(left, piece)
+            switch try channel.drain(part, to: pipe.number, isSocket: false) {
             case .moved(0):
-                if try channel.lingerForData(atLeast: min(left, unit)) { continue }
-                if try channel.armForData(atLeast: min(left, unit)) { continue }
+                if try channel.lingerForData(atLeast: part) { continue }
+                if try channel.armForData(atLeast: part) { continue }
             case .moved(let count):
                 left -= count
                 continue
