@@ -30,11 +30,6 @@ public final class ServiceSession {
     private let beginTime = CurrentProcess.now
     private var startTime: UInt64?
 
-    /// How long a service whose caller is gone may take to see that and to end by itself.
-    static let endGrace = seconds(1)
-    /// Grace between the hang-up signal, which it gets then, and the kill.
-    static let hangupGrace = seconds(3)
-
     /// - Parameters:
     ///   - prepared: what is known of the call already; found out here otherwise.
     ///   - channel: the data channel, which is being connected.
@@ -319,25 +314,17 @@ public final class ServiceSession {
         pump.finish(exitCode: status)
     }
 
-    /// A service whose caller is gone sees the end of its streams, and its end is awaited (5.4). One
-    /// that does not end by itself is treated as by a terminal that hangs up: SIGHUP, and some
-    /// seconds later SIGKILL, to its process group; what wants to go on leaves that group.
     private func hangUp() {
         guard !hungUp else { return }
         hungUp = true
         channel.close()
         if child != nil, !justExec {
-            signalGroup(SIGHUP, after: Self.endGrace)
-            signalGroup(SIGKILL, after: Self.endGrace + Self.hangupGrace)
+            HangUp.begin(in: loop) { [weak self] signal in
+                guard let self, self.child != nil else { return }
+                self.child!.signalGroup(signal)
+            }
         }
         over()
-    }
-
-    private func signalGroup(_ signal: Int32, after time: UInt64) {
-        loop.schedule(after: time) { [weak self] in
-            guard let self, self.child != nil else { return }
-            self.child!.signalGroup(signal)
-        }
     }
 
     private func over() {

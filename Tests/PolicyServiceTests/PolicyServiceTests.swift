@@ -232,6 +232,29 @@ struct SystemInformationFeedTests {
         #expect(String(decoding: client.answer, as: UTF8.self).contains("result=deny"))
     }
 
+    @Test("Changes without end hold up nobody, and what came before the call is known to it")
+    func flood() throws {
+        let harness = try ServiceHarness(policy: Self.policy)
+        let qubesd = harness.qubesd
+        var isOver = false
+        qubesd.onFetch = { if !isOver { qubesd.send("domain-tag-add:x", subject: "vault") } }
+        qubesd.information = FakeQubesd.system(["work": 1, "vault": 2, "personal": 9])
+        qubesd.send("domain-tag-add:t9", subject: "personal")
+        #expect(try harness.call("personal", "vault", "test.Ok")["result"] == "allow")
+        #expect(try harness.call("work", "vault", "test.Ok")["result"] == "allow")
+        isOver = true
+    }
+
+    @Test("Refusals for want of qubesd do not fill the log either")
+    func lostAndFlooded() throws {
+        let harness = try ServiceHarness(policy: Self.policy)
+        harness.qubesd.drop()
+        for _ in 0..<400 { _ = try harness.call("work", "vault", "test.Ok") }
+        let lines = harness.log.split(separator: "\n").filter { $0.contains("test.Ok") }
+        #expect((1..<300).contains(lines.count))
+        #expect(harness.log.contains("left out of the log"))
+    }
+
     @Test(
         "Events are understood however they are cut, with one header or one for each",
         arguments: ["", "1\0"])

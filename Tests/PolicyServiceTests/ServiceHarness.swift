@@ -134,6 +134,8 @@ final class FakeQubesd {
     /// Whether requests are answered.
     var isAnswering = true
     private(set) var fetches = 0
+    /// Called before a request is answered.
+    var onFetch: () -> Void = {}
     private var held: [Int32] = []
 
     init(_ loop: EventLoop, directory: String) throws {
@@ -179,6 +181,7 @@ final class FakeQubesd {
             _ = try? UnixSocket.receive(number, into: &request)
             self.loop.unwatch(number)
             self.fetches += 1
+            self.onFetch()
             self.held.append(number)
             if self.isAnswering { self.answerHeld() }
         }

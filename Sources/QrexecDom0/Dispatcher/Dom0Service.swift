@@ -15,8 +15,6 @@ final class Dom0Service {
         let isOver: Bool
     }
 
-    private static let hangupGrace = seconds(3)
-
     private let loop: EventLoop
     private let log: Log
     private let user: UInt32
@@ -124,13 +122,12 @@ final class Dom0Service {
         handler((try? ended.reap()) ?? CallStatus.problem)
     }
 
-    /// Its caller is gone: as by a terminal that hangs up, and some seconds later by force.
+    /// Its caller is gone.
     func hangUp() {
         guard child != nil else { return }
-        child!.signalGroup(SIGHUP)
-        loop.schedule(after: Self.hangupGrace) { [weak self] in
+        HangUp.begin(in: loop) { [weak self] signal in
             guard let self, self.child != nil else { return }
-            self.child!.signalGroup(SIGKILL)
+            self.child!.signalGroup(signal)
         }
     }
 

@@ -120,11 +120,20 @@ public final class PolicyAuthority {
     public func decide(
         _ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void
     ) -> (() -> Void)? {
+        decide(query, hasWaited: false, reply)
+    }
+
+    /// - Parameter hasWaited: whether everything that happened before the request is known already,
+    ///   whatever is changing meanwhile.
+    private func decide(
+        _ query: PolicyQuery, hasWaited: Bool, _ reply: @escaping (PolicyVerdict) -> Void
+    ) -> (() -> Void)? {
         store.refresh()
         feed.refresh()
         updateEngine()
         switch feed.state {
         case .current: break
+        case .changing where hasWaited: break
         case .starting, .changing: return wait(query, reply)
         case .unknown:
             reply(unable(query, "the qubes are not known: \(feed.problem)"))
@@ -136,7 +145,9 @@ public final class PolicyAuthority {
         }
         let decision = decide(engine, query)
         // It may have been started just now.
-        if decision.reason == .notRunning && feed.isRefreshing { return wait(query, reply) }
+        if decision.reason == .notRunning && feed.isRefreshing && !hasWaited {
+            return wait(query, reply)
+        }
         if decision.outcome == .ask && !query.assumesYes && !query.justEvaluates {
             return ask(engine, decision, query, reply)
         }
@@ -166,14 +177,17 @@ public final class PolicyAuthority {
     /// A request that waits, until it is answered or given up.
     private final class Waiting {
         let query: PolicyQuery
+        /// The fetch with which all is known that happened before it.
+        let fetch: Int
         let since = CurrentProcess.now
         let reply: (PolicyVerdict) -> Void
         var isGivenUp = false
         /// What it waits for after it was decided: a person.
         var cancel: (() -> Void)?
 
-        init(_ query: PolicyQuery, _ reply: @escaping (PolicyVerdict) -> Void) {
+        init(_ query: PolicyQuery, fetch: Int, _ reply: @escaping (PolicyVerdict) -> Void) {
             self.query = query
+            self.fetch = fetch
             self.reply = reply
         }
 
@@ -194,18 +208,23 @@ public final class PolicyAuthority {
         if waiting.isEmpty {
             loop.schedule(after: Self.waitingTime) { [weak self] in self?.dropWaiting() }
         }
-        let entry = Waiting(query, reply)
+        let entry = Waiting(query, fetch: feed.neededFetch, reply)
         waiting.append(entry)
         return { [weak entry] in entry?.giveUp() }
     }
 
+    /// Answers those that have waited long enough. A flood of changes, which a qube may cause, holds
+    /// up nobody for longer than two fetches.
     private func answerWaiting() {
-        if waiting.isEmpty || feed.state == .changing || feed.state == .starting { return }
-        let ready = waiting
-        waiting = []
+        if waiting.isEmpty || feed.state == .starting { return }
+        let isReady = { [feed] (entry: Waiting) in
+            feed.state != .changing || entry.fetch <= feed.completedFetch
+        }
+        let ready = waiting.filter(isReady)
+        waiting.removeAll(where: isReady)
         for entry in ready where !entry.isGivenUp {
             // The one who gives up knows this entry; it lives on for as long as somebody is asked.
-            entry.cancel = decide(entry.query) { verdict in
+            entry.cancel = decide(entry.query, hasWaited: true) { verdict in
                 entry.cancel = nil
                 entry.reply(verdict)
             }
@@ -230,7 +249,9 @@ public final class PolicyAuthority {
 
     /// A denial without a decision, because what is needed for one is missing.
     private func unable(_ query: PolicyQuery, _ reason: String) -> PolicyVerdict {
-        log.error("\(Self.call(query)): error loading policy: \(reason)")
+        if isWorthALine(query) {
+            log.error("\(Self.call(query)): error loading policy: \(reason)")
+        }
         let text = LogText.line(reason)
         return PolicyVerdict(answer: Array("result=deny\nreason=\(text)\n".utf8), isAllowed: false)
     }
@@ -359,15 +380,7 @@ public final class PolicyAuthority {
                 ["rule": rule(engine, decision)])
             return
         }
-        switch refusalLimit.admit(Self.text(query.source)) {
-        case .admitted: break
-        case .refusedFirst:
-            log.warning(
-                "too many refused calls: left out of the log for now",
-                ["source": Self.text(query.source)])
-            return
-        case .refused: return
-        }
+        guard isWorthALine(query) else { return }
         if decision.reason.isInvalidRequest {
             log.info(
                 "\(Self.call(query)): error loading policy: \(decision.reason.text)"
@@ -376,6 +389,19 @@ public final class PolicyAuthority {
             log.info(
                 "\(Self.call(query)): denied: \(decision.reason.text)" + Self.id(query),
                 ["rule": rule(engine, decision)])
+        }
+    }
+
+    /// Whether a refusal is told in the log.
+    private func isWorthALine(_ query: PolicyQuery) -> Bool {
+        switch refusalLimit.admit(Self.text(query.source)) {
+        case .admitted: return true
+        case .refusedFirst:
+            log.warning(
+                "too many refused calls: left out of the log for now",
+                ["source": Self.text(query.source)])
+            return false
+        case .refused: return false
         }
     }
 

@@ -36,6 +36,14 @@ final class SystemInformationFeed {
     private var deadline: EventLoop.Timer?
     private var retry: EventLoop.Timer?
 
+    private var begunFetches = 0
+    /// The last fetch that was completed; they are counted from 1.
+    private(set) var completedFetch = 0
+    /// The fetch with which everything will be known that has happened until now.
+    var neededFetch: Int {
+        state == .starting ? begunFetches + 2 : isDirty ? begunFetches + 1 : begunFetches
+    }
+
     private(set) var state = State.starting
     private(set) var information = SystemInformation([])
     /// Why nothing is known.
@@ -142,6 +150,7 @@ final class SystemInformationFeed {
     private func beginFetch() {
         isDirty = false
         isIdentityDirty = false
+        begunFetches += 1
         answer = []
         do throws(Errno) {
             fetch = try QubesdStream(
@@ -177,6 +186,7 @@ final class SystemInformationFeed {
             return lose("internal.GetSystemInfo: \(error)")
         }
         retryDelay = milliseconds(50)
+        completedFetch = begunFetches
         // What changed while this was under way may or may not be in it.
         if isDirty { scheduleFetch() }
         if state != .current {

@@ -362,30 +362,64 @@ struct RuleIndex: Sendable {
         }
     }
 
+    /// Cells that may have the first rule.
+    private struct Candidates {
+        static let room = 32
+        var places = InlineArray<32, Int32>(repeating: 0)
+        var count = 0
+    }
+
     /// The first rule of some groups that matches a request.
+    ///
+    /// With very many rules this waits for memory. All cells are looked at before any of them is
+    /// followed to its targets, and without a branch, so that the waits are at the same time.
     func first(_ numbers: (Int32, Int32, Int32), _ request: Request) -> FoundRule {
         var best = FoundRule.none
-        // The most special one is the smallest, and what it gives spares looks at the others.
-        lower(&best, numbers.0, request)
-        lower(&best, numbers.1, request)
-        lower(&best, numbers.2, request)
+        var candidates = Candidates()
+        gather(&candidates, &best, numbers.0, request)
+        gather(&candidates, &best, numbers.1, request)
+        gather(&candidates, &best, numbers.2, request)
+        follow(&candidates, &best, request)
         return best
     }
 
     @inline(__always)
-    private func lower(_ best: inout FoundRule, _ number: Int32, _ request: Request) {
+    private func gather(
+        _ candidates: inout Candidates, _ best: inout FoundRule, _ number: Int32,
+        _ request: Request
+    ) {
         if number < 0 { return }
         let group = groups[Int(number)]
-        if group.first >= best.code { return }
         var shared = group.shared & request.sources.shared
         while shared != 0 {
-            lower(&best, cells[Self.place(shared, group)], request)
+            add(Int32(truncatingIfNeeded: Self.place(shared, group)), &candidates, &best, request)
             shared &= shared &- 1
         }
         for index in request.sources.single {
             let place = find(request.terms[index], group)
-            if place >= 0 { lower(&best, cells[Int(place)], request) }
+            if place >= 0 { add(place, &candidates, &best, request) }
         }
+    }
+
+    @inline(__always)
+    private func add(
+        _ place: Int32, _ candidates: inout Candidates, _ best: inout FoundRule,
+        _ request: Request
+    ) {
+        if candidates.count == Candidates.room { follow(&candidates, &best, request) }
+        candidates.places[candidates.count] = place
+        let matches = cells[Int(place)].shape & request.mask & ~31
+        candidates.count &+= matches == 0 ? 0 : 1
+    }
+
+    @inline(__always)
+    private func follow(
+        _ candidates: inout Candidates, _ best: inout FoundRule, _ request: Request
+    ) {
+        for index in 0..<candidates.count {
+            lower(&best, cells[Int(candidates.places[index])], request)
+        }
+        candidates.count = 0
     }
 
     /// The place of the cell of the lowest of some shared terms of a group.
