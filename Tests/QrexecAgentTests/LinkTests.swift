@@ -198,9 +198,20 @@ private func run(_ loop: EventLoop, until done: @escaping () -> Bool) throws {
         other.client.accept(ConnectParameters(domain: 7, port: 513))
         _ = try other.receive(8)
         other.client.leave()
-        #expect(try other.receive(100) == [TriggerClient.farewell])
+        // What the client knows as the farewell.
+        #expect(try other.receive(100) == [1])
         #expect(try other.receive(100).isEmpty)
         #expect(other.client.isClosed && other.ends.isEmpty)
+    }
+
+    @Test func theEndOfACallIsToldApartFromAFarewell() throws {
+        let scene = try Scene()
+        scene.client.accept(ConnectParameters(domain: 7, port: 513))
+        _ = try scene.receive(8)
+        scene.client.breakOff()
+        #expect(try scene.receive(100) == [0])
+        #expect(try scene.receive(100).isEmpty)
+        #expect(scene.client.isClosed && scene.ends.isEmpty)
     }
 
     static let broken: [[UInt8]] = [
