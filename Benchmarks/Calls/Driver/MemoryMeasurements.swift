@@ -5,15 +5,15 @@ import Foundation
 struct MemoryMeasurements {
     let lab: BenchLab
 
-    /// A moment after the last call.
+    /// A moment after the start, of a qube that had no call so far.
     func atRest(_ report: inout Report) {
         usleep(2_500_000)
         guard let processes = try? lab.processes() else { return }
-        let agent = lab.qube("work").agentPid ?? 0
+        let agent = lab.qube("vault").agentPid ?? 0
         let rows: [(String, Int32?, Bool)] = [
             ("agent", agent, true),
             ("agent-data", processes.below(agent, named: "qrexec-agent-data")?.pid, false),
-            ("daemon", lab.qube("work").daemonPid, true),
+            ("daemon", lab.qube("vault").daemonPid, true),
             ("policy service", processes.named("qrexec-policy-daemon").first?.pid, false),
         ]
         for (name, pid, hasGoal) in rows {
