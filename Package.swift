@@ -136,19 +136,19 @@ let package = Package(
             name: "QubesLab",
             dependencies: [
                 "LinuxSystem", "QrexecProtocol", "QrexecRuntime", "QrexecDom0", "SettingsText",
-                "TOMLKit", argumentParser, system,
+                argumentParser, system,
             ],
             swiftSettings: ours),
         .executableTarget(name: "qubes-lab", dependencies: ["QubesLab"], swiftSettings: ours),
 
-        // Where a mistake in a configuration file is.
-        .target(name: "SettingsText", swiftSettings: ours),
+        // Configuration files: values, and where a mistake is.
+        .target(name: "SettingsText", dependencies: ["TOMLKit"], swiftSettings: ours),
         // The manager of qubes on a plain Xen host, with xl behind it.
         .target(
             name: "XenHost",
             dependencies: [
                 "LinuxSystem", "QrexecProtocol", "QrexecPolicy", "QrexecRuntime", "QrexecDom0",
-                "SettingsText", "TOMLKit", system,
+                "SettingsText", system,
             ],
             swiftSettings: ours),
         .executableTarget(

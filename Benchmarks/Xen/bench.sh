@@ -49,6 +49,7 @@ count_calls() {
 }
 
 group_bench() {
+    one=$(domain_id domu1)
     measure 'stream out, 64 KiB messages, MB/s' 1 more 65536 400 0
     measure 'stream in, 64 KiB messages, MB/s' 2 more 65536 400 0
     measure 'stream out, 4 KiB messages, MB/s' 1 more 4096 4000 0

@@ -9,14 +9,8 @@ public final class Supervisor {
     private let log: Log
     private let request: SpawnRequest
     private var child: ChildProcess?
-    private var pause = shortestPause
-    private var startedAt: UInt64 = 0
+    private var pause = RestartPause()
     private var isStopping = false
-
-    private static let shortestPause = milliseconds(100)
-    private static let longestPause = seconds(5)
-    /// After running this long a program is started again at once.
-    private static let steady = seconds(10)
 
     private init(_ loop: EventLoop, log: Log, _ request: SpawnRequest) {
         self.loop = loop
@@ -53,7 +47,7 @@ public final class Supervisor {
 
     private func start() {
         if isStopping { return }
-        startedAt = CurrentProcess.now
+        pause.begin()
         do throws(Errno) {
             let started = try ChildProcess.spawn(request)
             let number = started.pidfd.number
@@ -76,12 +70,10 @@ public final class Supervisor {
         // A wrong command line does not get better.
         if status == 64 { return loop.stop() }
         log.error("ended with status \(status) and is started again")
-        if CurrentProcess.now - startedAt > Self.steady { pause = Self.shortestPause }
         startLater()
     }
 
     private func startLater() {
-        loop.schedule(after: pause) { [weak self] in self?.start() }
-        pause = min(pause * 2, Self.longestPause)
+        loop.schedule(after: pause.next()) { [weak self] in self?.start() }
     }
 }

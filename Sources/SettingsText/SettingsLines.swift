@@ -17,8 +17,10 @@ public struct SettingsLines: Sendable {
     }
 
     /// Keys of a table in the order of the file.
-    public func inOrder(_ keys: [String], below table: String) -> [String] {
-        keys.sorted { (line(of: [table, $0]), $0) < (line(of: [table, $1]), $1) }
+    ///
+    /// - Parameter table: the names of the tables around them, the outermost first.
+    public func inOrder(_ keys: [String], below table: [String]) -> [String] {
+        keys.sorted { (line(of: table + [$0]), $0) < (line(of: table + [$1]), $1) }
     }
 
     private func exactLine(of key: [String]) -> Int? {

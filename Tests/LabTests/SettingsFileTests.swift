@@ -50,7 +50,7 @@ struct SettingsFileTests {
         ("[qubes.work]\nautostart = \"yes\"\n", 2, "true or false"),
         ("[qubes.work]\ntype = \"AdminVM\"\n", 2, "AdminVM"),
         ("[qubes.work]\ntags = [\"a b\"]\n", 2, "a tag has"),
-        ("[qubes.work]\ntags = [1]\n", 2, "a tag has"),
+        ("[qubes.work]\ntags = [1]\n", 2, "list of strings"),
         ("[qubes.work]\nhome_size = \"1\"\n", 2, "home_size"),
         ("[qubes.work]\nhome_size = \"99999999999999999999G\"\n", 2, "home_size"),
         ("[qubes.work]\ndefault_dispvm = \"nope\"\n", 2, "no qube 'nope'"),

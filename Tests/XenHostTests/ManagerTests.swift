@@ -61,7 +61,9 @@ struct ManagerTests {
     @Test("When xl fails, the caller is told what xl said, and the qube is halted")
     func createFails() throws {
         let host = try HostUnderTest()
-        try host.put("fail-create", "libxl: error: failed to free memory for the domain\n")
+        let followers = (1...3).map { "libxl: error: Domain 6: what follows \($0)\n" }.joined()
+        try host.put(
+            "fail-create", "libxl: error: failed to free memory for the domain\n" + followers)
         let error = try host.start("work")
         #expect(error?.message.contains("failed to free memory for the domain") == true)
         #expect(error?.message.contains("work.cfg") == true)

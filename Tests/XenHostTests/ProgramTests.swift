@@ -16,11 +16,12 @@ private final class Programs {
     let host: HostUnderTest
     private var manager: ChildProcess?
 
-    init(_ text: String) throws {
+    /// - Parameter watch: the body of the script that stands in for xenstore-watch.
+    init(_ text: String, watch: String = "while sleep 0.1; do echo x; done") throws {
         host = try HostUnderTest(text, begin: false)
         let path = host.path
         try PathStatus.makeDirectory("\(path)/run", mode: 0o755)
-        try host.put("watch", "#!/bin/sh\nwhile sleep 0.1; do echo x; done\n", mode: 0o755)
+        try host.put("watch", "#!/bin/sh\n\(watch)\n", mode: 0o755)
         try configure(text)
         var request = SpawnRequest(
             path: Self.path,
@@ -128,6 +129,18 @@ struct ProgramTests {
         try programs.host.wait { (try? programs.run("list", "--names").out) == "dom0\nnew\n" }
         let check = try programs.run("check", "\(programs.host.path)/xl.toml")
         #expect(check.out.contains("1 qubes"))
+    }
+
+    @Test("A watch of the store that tells nothing holds nobody")
+    func silentWatch() throws {
+        let programs = try Programs(Self.qubes, watch: "exec sleep 1000")
+        #expect(try programs.run("start", "work").status == 0)
+        #expect(try programs.run("kill", "work").status == 0)
+        // What others start and end is seen all the same, some time later.
+        try programs.host.startElsewhere("work", 77)
+        try programs.host.wait {
+            (try? programs.run("list").out.contains("work  Running  77")) == true
+        }
     }
 
     @Test(

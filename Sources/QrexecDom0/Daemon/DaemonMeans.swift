@@ -86,8 +86,8 @@ final class OwnMeans: DaemonMeans {
         self.sessions = sessions
         transport = try Transport.selected()
         sockets = DaemonSockets(
-            directory: options.socketDirectory, domain: options.domain, name: options.name,
-            uuid: options.uuid)
+            directory: options.socketDirectory, domain: UInt32(options.domain.rawValue),
+            name: options.name, uuid: options.uuid)
         directory = TargetDirectory(
             loop: loop, socketDirectory: options.socketDirectory, qubesd: QubesdCall(loop: loop))
         policy = PolicyAsker(

@@ -1,16 +1,17 @@
 import Glibc
 import LinuxSystem
 import SystemPackage
-import Vchan
 
-/// The daemon's local socket and the links that give it more names.
-struct DaemonSockets {
-    private let path: String
+/// A daemon's local socket and the links that give it more names.
+public struct DaemonSockets {
+    /// The socket; it is there when the agent is connected.
+    public let path: String
     private let target: String
     private let links: [String]
 
-    init(directory: String, domain: DomainID, name: String, uuid: String?) {
-        target = "qrexec.\(domain.rawValue)"
+    /// - Parameter domain: the qube's domain number.
+    public init(directory: String, domain: UInt32, name: String, uuid: String?) {
+        target = "qrexec.\(domain)"
         path = "\(directory)/\(target)"
         var links = ["\(directory)/qrexec.\(name)"]
         if let uuid { links.append("\(directory)/qrexec.uuid:\(uuid)") }
@@ -34,5 +35,11 @@ struct DaemonSockets {
             try? FileStatus.remove(link)
         }
         try? FileStatus.remove(path)
+    }
+
+    /// Removes all that has these names, of whatever daemon that runs no more: for a manager, which
+    /// knows that there is no other.
+    public func removeAll() {
+        for name in links + [path] { try? FileStatus.remove(name) }
     }
 }

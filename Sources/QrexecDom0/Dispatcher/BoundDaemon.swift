@@ -52,8 +52,8 @@ final class BoundDaemon {
         // A daemon has nothing to hand over.
         line = try MessageLine(loop: dispatcher.loop, taking: socket, maximumDescriptors: 0)
         sockets = DaemonSockets(
-            directory: identity.socketDirectory, domain: identity.domain, name: identity.name,
-            uuid: identity.uuid)
+            directory: identity.socketDirectory, domain: UInt32(identity.domain.rawValue),
+            name: identity.name, uuid: identity.uuid)
         directory = TargetDirectory(
             loop: dispatcher.loop, socketDirectory: identity.socketDirectory,
             qubesd: QubesdCall(loop: dispatcher.loop))

@@ -19,6 +19,11 @@ public struct QubeRecord: Sendable, Equatable {
         case paused = "Paused"
     }
 
+    /// What a qube can be marked with.
+    public static let labels = [
+        "red", "orange", "yellow", "green", "gray", "blue", "purple", "black",
+    ]
+
     public var name: String
     public var type: Class
     public var label: String

@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import LinuxSystem
 import QrexecRuntime
+import SettingsText
 
 /// The command line of `qubes-lab`.
 struct LabCommand: ParsableCommand {
@@ -87,7 +88,7 @@ struct Up: ParsableCommand {
 
     static func settings(_ path: String) throws(LabError) -> LabSettings {
         guard let file = try? Descriptor.open(path, O_RDONLY),
-            let bytes = try? file.readAll(limit: SettingsFile.maximumSize)
+            let bytes = try? file.readAll(limit: SettingsTable.maximumSize)
         else { throw LabError("cannot read \(path)") }
         do throws(SettingsFile.Invalid) {
             return try SettingsFile.parse(String(decoding: bytes, as: UTF8.self), path: path)

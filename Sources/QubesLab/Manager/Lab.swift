@@ -230,7 +230,7 @@ final class Lab: QubeManager {
             ], user: "user", of: qube, in: dom0)
         daemon.beforeStart = { [weak self, weak qube] in
             guard let self, let qube else { return }
-            self.removeSockets(of: qube, domain)
+            self.sockets(of: qube, domain).removeAll()
         }
         qube.daemon = daemon
         daemon.start()
@@ -261,15 +261,14 @@ final class Lab: QubeManager {
 
     /// The socket that shows that a qube can be called, or that policy is answered.
     private func socket(of qube: Qube) -> String {
-        let directory = "\(dom0.files.root)/run/qubes"
-        return qube.settings.isDom0
-            ? "\(directory)/policy.sock" : "\(directory)/qrexec.\(qube.domain ?? 0)"
+        qube.settings.isDom0
+            ? "\(dom0.files.root)/run/qubes/policy.sock" : sockets(of: qube, qube.domain ?? 0).path
     }
 
-    private func removeSockets(of qube: Qube, _ domain: UInt32) {
-        for name in ["\(domain)", qube.name, "uuid:\(qube.files.uuid)"] {
-            try? FileStatus.remove("\(dom0.files.root)/run/qubes/qrexec.\(name)")
-        }
+    private func sockets(of qube: Qube, _ domain: UInt32) -> DaemonSockets {
+        DaemonSockets(
+            directory: "\(dom0.files.root)/run/qubes", domain: domain, name: qube.name,
+            uuid: qube.files.uuid)
     }
 
     /// Looks, while something starts, which qubes have become ready.
@@ -352,7 +351,7 @@ final class Lab: QubeManager {
         qube.sandbox = nil
         try? FileStatus.remove("\(qube.files.directory)/process")
         if let domain = qube.domain {
-            if !qube.settings.isDom0 { removeSockets(of: qube, domain) }
+            if !qube.settings.isDom0 { sockets(of: qube, domain).removeAll() }
             // The number is free when nothing of the old domain is there any more.
             try? workers.start(["empty-store", "\(state.xen)/\(domain)"]) { [weak self] _ in
                 self?.numbers.giveBack(domain)

@@ -4,10 +4,6 @@ import QrexecRuntime
 
 /// A program of a domain that is started again when it ends.
 final class SupervisedProgram {
-    private static let shortestPause = milliseconds(100)
-    private static let longestPause = seconds(5)
-    /// A program that ran this long is started again after the shortest pause.
-    private static let steady = seconds(10)
     /// For a program that is told to stop to do so.
     private static let patience = seconds(2)
 
@@ -18,8 +14,7 @@ final class SupervisedProgram {
     private let output: LogCollector.Source
     private let note: (String) -> Void
     private var number: UInt32?
-    private var pause = shortestPause
-    private var startedAt: UInt64 = 0
+    private var pause = RestartPause()
     private var isStopping = false
     private var timer: EventLoop.Timer?
     /// Its process id on the host while it runs.
@@ -46,7 +41,7 @@ final class SupervisedProgram {
         guard let sandbox, !isStopping else { return }
         beforeStart()
         starts += 1
-        startedAt = CurrentProcess.now
+        pause.begin()
         number = sandbox.start(
             request, output: output.output.number,
             Sandbox.ProgramHandler(
@@ -73,8 +68,6 @@ final class SupervisedProgram {
         } else {
             note("\(name) ended with status \(status) and is started again")
         }
-        if CurrentProcess.now - startedAt > Self.steady { pause = Self.shortestPause }
-        timer = loop.schedule(after: pause) { [weak self] in self?.start() }
-        pause = min(pause * 2, Self.longestPause)
+        timer = loop.schedule(after: pause.next()) { [weak self] in self?.start() }
     }
 }

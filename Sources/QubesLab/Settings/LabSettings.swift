@@ -39,8 +39,6 @@ struct QubeSettings: Codable, Equatable {
 
     var isDom0: Bool { name == "dom0" }
 
-    static let labels = ["red", "orange", "yellow", "green", "gray", "blue", "purple", "black"]
-
     /// A domain name as the specification has it (appendix A); nil when it is fine.
     static func problem(ofName name: String) -> String? {
         let bytes = Array(name.utf8)

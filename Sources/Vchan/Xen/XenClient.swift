@@ -18,6 +18,20 @@ struct XenWatch: ~Copyable {
     deinit { store.unwatch(path, listener) }
 }
 
+/// A watch of a peer's sign of life, which all channels to it share; ends with this value.
+struct XenPresenceWatch: ~Copyable {
+    private let store: XenStore
+    private let path: String
+
+    init(_ store: XenStore, _ path: String) throws(VchanError) {
+        self.store = store
+        self.path = path
+        try store.follow(path)
+    }
+
+    deinit { store.unfollow(path) }
+}
+
 /// A client on its way to a server that may not exist yet: it waits for changes of the server's
 /// entries in the store, never by trying again and again.
 struct XenConnector: ~Copyable {
@@ -33,6 +47,7 @@ struct XenConnector: ~Copyable {
         let waiter = try XenWaiter.make()
         let own = try waiter.store.ownDomain()
         guard own != peer else { throw .ownDomain(own) }
+        try waiter.store.watchOwnNumber()
         try waiter.store.showPresence(to: peer)
         // The store tells of a new watch at once, which makes the first try.
         let directory = Self.directory(server: peer, client: own, port)

@@ -24,8 +24,9 @@ extension XenLimit: CustomStringConvertible {
                 + "xen-gntalloc with limit=N; beyond that max_grant_frames in the domain's xl "
                 + "configuration (gnttab_max_frames= for Xen itself)"
         case .mappings(let pages, let domain):
-            "mapping \(pages) pages of domain \(domain): raise max_maptrack_frames in this "
-                + "domain's xl configuration (gnttab_max_maptrack_frames= for Xen itself)"
+            "mapping \(pages) pages of domain \(domain): if it has not taken them back, raise "
+                + "max_maptrack_frames in this domain's xl configuration (1024 unless it was "
+                + "changed, each for 256 pages; gnttab_max_maptrack_frames= for Xen itself)"
         case .eventChannels:
             "no event channel is free: raise max_event_channels in this domain's xl configuration "
                 + "(1023 unless it was changed)"
@@ -35,7 +36,8 @@ extension XenLimit: CustomStringConvertible {
                 + "/etc/default/xencommons), or wait for fewer clients at a time"
         case .storeWatches:
             "xenstored takes no more watches of this domain (128 unless it was changed, one for "
-                + "each vchan that waits for its server): raise its --watch-nb (XENSTORED_ARGS in "
+                + "each peer of a process, and 2 for a vchan that waits for its server): raise "
+                + "its --watch-nb (XENSTORED_ARGS in "
                 + "/etc/default/xencommons), or wait for fewer servers at a time"
         case .descriptors:
             "no descriptor is free: raise LimitNOFILE= of the service or ulimit -n (a vchan takes 3)"

@@ -104,7 +104,7 @@ struct XenLink: ~Copyable {
     private let peer: DomainID
     /// The peer's sign of life in the store, if it gives one.
     private let presence: String?
-    private let watch: XenWatch?
+    private let watch: XenPresenceWatch?
     /// Open as long as the channel is, in a confined process.
     private let lifeline: Descriptor?
     let number: Int32
@@ -115,7 +115,7 @@ struct XenLink: ~Copyable {
         let presence = waiter.store.findPresence(of: peer)
         self.presence = presence
         // With too many watches the timer is left.
-        watch = if let presence { try? XenWatch(waiter, presence) } else { nil }
+        watch = if let presence { try? XenPresenceWatch(waiter.store, presence) } else { nil }
         self.events = events
         self.waiter = consume waiter
         self.peer = peer

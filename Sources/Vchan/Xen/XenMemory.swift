@@ -102,7 +102,13 @@ struct XenPages {
     }
 
     private static func unmapped(_ pages: Int, _ peer: DomainID) -> VchanError {
-        .xen("map \(pages) pages", Errno(rawValue: errno), full: .mappings(pages: pages, peer))
+        let error = Errno(rawValue: errno)
+        // A full table of the hypervisor looks to the kernel like a bad reference. That of the control
+        // page has just been read in the store, and may be a dead server's.
+        if pages > 1, error == .invalidArgument {
+            return .limit(.mappings(pages: pages, peer), error)
+        }
+        return .xen("map \(pages) pages", error, full: .mappings(pages: pages, peer))
     }
 
     /// A server's control page. When it is unmapped, by whatever, the kernel clears the client's live

@@ -43,6 +43,7 @@ struct XenEntries: ~Copyable {
             switch error {
             case .resourceTemporarilyUnavailable, .resourceBusy, .noSpace, .diskQuotaExceeded:
                 store.remove(directory)
+                store.removePresences(above: 0)
             default: throw .xen("write \(directory) in xenstore", error, full: nil)
             }
         }

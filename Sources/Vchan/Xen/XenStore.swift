@@ -17,6 +17,9 @@ final class XenStore: Sendable {
         var lastListener: UInt64 = 0
         /// Who was shown that this domain is there.
         var presentTo: Set<DomainID> = []
+        /// How many channels follow each peer's sign of life: a watch for all of them.
+        var followers: [String: Int] = [:]
+        var watchesNumber = false
     }
 
     private static let current = Mutex<XenStore?>(nil)
@@ -48,8 +51,8 @@ final class XenStore: Sendable {
         let wire = try XenStoreWire.open()
         number = wire.number
         state = Mutex(State(wire: wire))
-        try watch("@releaseDomain", token: Self.everybody)
-        try watch("domid", token: Self.everybody)
+        // Other domains are not told of it, and have few watches.
+        if isControlDomain { try watch("@releaseDomain", token: Self.everybody) }
     }
 
     /// Dom0, to which the store tells everything.
@@ -130,6 +133,13 @@ final class XenStore: Sendable {
         return answer.first != UInt8(ascii: "F")
     }
 
+    /// Tells of another number of this domain, which it gets when it is moved to another machine.
+    func watchOwnNumber() throws(VchanError) {
+        guard !isControlDomain, !state.withLock({ $0.watchesNumber }) else { return }
+        try watch("domid", token: Self.everybody)
+        state.withLock { $0.watchesNumber = true }
+    }
+
     // MARK: Presence
 
     /// Shows another domain an entry that goes when this domain does: the store tells a domU of no
@@ -137,6 +147,7 @@ final class XenStore: Sendable {
     func showPresence(to peer: DomainID) throws(VchanError) {
         guard state.withLock({ $0.presentTo.insert(peer).inserted }) else { return }
         let own = try ownDomain()
+        removePresences(above: Self.idlePresences)
         // Without it the peer finds out later, or by other ways.
         try? write(Self.presence(for: peer), "1", own: own, reader: peer)
     }
@@ -150,7 +161,51 @@ final class XenStore: Sendable {
         return path
     }
 
-    private static func presence(for peer: DomainID) -> String { "data/vchan-peers/\(peer)" }
+    /// Tells all when a peer's sign of life changes, until as many `unfollow`.
+    func follow(_ presence: String) throws(VchanError) {
+        let isFirst = state.withLock { state in
+            state.followers[presence, default: 0] += 1
+            return state.followers[presence] == 1
+        }
+        guard isFirst else { return }
+        do throws(VchanError) { try watch(presence, token: Self.everybody) } catch {
+            state.withLock { $0.followers[presence] = nil }
+            throw error
+        }
+    }
+
+    func unfollow(_ presence: String) {
+        let isLast = state.withLock { state in
+            guard let count = state.followers[presence] else { return false }
+            state.followers[presence] = count > 1 ? count - 1 : nil
+            return count == 1
+        }
+        if isLast { _ = try? ask(.unwatch, "\(presence)\0\(Self.everybody)\0") }
+    }
+
+    /// Removes the entries for domains that are gone, if there are more than so many.
+    ///
+    /// An entry outlives the channels that it was made for, as another process of this domain may have
+    /// one to the same peer, and a peer whose entry goes takes all of them for dead. Who is gone looks
+    /// at nothing; and its number is not given to another domain before all others were.
+    func removePresences(above limit: Int) {
+        guard let answer = try? ask(.directory, Self.presences + "\0") else { return }
+        let peers = answer.split(separator: 0).compactMap { name in
+            parseDecimal(Substring(decoding: name, as: UTF8.self), maximum: .max)
+                .flatMap { DomainID($0) }
+        }
+        guard peers.count > limit else { return }
+        for peer in peers where !isAlive(peer) {
+            remove(Self.presence(for: peer))
+            state.withLock { _ = $0.presentTo.remove(peer) }
+        }
+    }
+
+    private static let presences = "data/vchan-peers"
+    /// Entries that are kept without a look at their domains: a domain may have about 1000 in all.
+    private static let idlePresences = 32
+
+    private static func presence(for peer: DomainID) -> String { "\(presences)/\(peer)" }
 
     // MARK: News
 

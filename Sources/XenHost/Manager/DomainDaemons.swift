@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import QrexecDom0
 import QrexecRuntime
 import SystemPackage
 
@@ -36,20 +37,20 @@ final class DaemonSpawner: DomainDaemons {
     }
 
     private static let lookInterval = milliseconds(20)
-    private static let shortestPause = milliseconds(200)
-    private static let longestPause = seconds(10)
-    /// A daemon that ran this long is started again after the shortest pause.
-    private static let steady = seconds(30)
 
     private final class Daemon {
         let domain: RunningDomain
+        let sockets: DaemonSockets
         var process: ChildProcess?
-        var startedAt: UInt64 = 0
-        var pause = DaemonSpawner.shortestPause
+        var pause = RestartPause(longest: seconds(10), steady: seconds(30))
         var timer: EventLoop.Timer?
         var isConnected = false
 
-        init(_ domain: RunningDomain) { self.domain = domain }
+        init(_ domain: RunningDomain, in directory: String) {
+            self.domain = domain
+            sockets = DaemonSockets(
+                directory: directory, domain: domain.id, name: domain.name, uuid: domain.uuid)
+        }
     }
 
     private let loop: EventLoop
@@ -68,15 +69,15 @@ final class DaemonSpawner: DomainDaemons {
 
     func started(_ domain: RunningDomain) {
         guard daemons[domain.id] == nil else { return }
-        let daemon = Daemon(domain)
+        let daemon = Daemon(domain, in: options.socketDirectory)
         daemons[domain.id] = daemon
         start(daemon)
         look()
     }
 
     private func start(_ daemon: Daemon) {
-        removeSockets(daemon.domain)
-        daemon.startedAt = CurrentProcess.now
+        daemon.sockets.removeAll()
+        daemon.pause.begin()
         let domain = daemon.domain
         do throws(Errno) {
             let null = try Descriptor.open("/dev/null", O_RDONLY)
@@ -114,11 +115,9 @@ final class DaemonSpawner: DomainDaemons {
     }
 
     private func again(_ daemon: Daemon) {
-        if CurrentProcess.now - daemon.startedAt > Self.steady { daemon.pause = Self.shortestPause }
-        daemon.timer = loop.schedule(after: daemon.pause) { [weak self, weak daemon] in
+        daemon.timer = loop.schedule(after: daemon.pause.next()) { [weak self, weak daemon] in
             if let daemon { self?.start(daemon) }
         }
-        daemon.pause = min(daemon.pause * 2, Self.longestPause)
     }
 
     /// Looks, while a daemon is to come up, for its socket, which it makes when it is connected.
@@ -129,21 +128,11 @@ final class DaemonSpawner: DomainDaemons {
             guard let self else { return }
             self.isLooking = false
             let pending = self.daemons.values.filter { !$0.isConnected }
-            for daemon in pending where PathStatus.exists(self.socket(daemon.domain)) {
+            for daemon in pending where PathStatus.exists(daemon.sockets.path) {
                 daemon.isConnected = true
                 self.onConnected(daemon.domain)
             }
             if self.daemons.values.contains(where: { !$0.isConnected }) { self.look() }
-        }
-    }
-
-    private func socket(_ domain: RunningDomain) -> String {
-        "\(options.socketDirectory)/qrexec.\(domain.id)"
-    }
-
-    private func removeSockets(_ domain: RunningDomain) {
-        for name in ["\(domain.id)", domain.name, "uuid:\(domain.uuid)"] {
-            try? FileStatus.remove("\(options.socketDirectory)/qrexec.\(name)")
         }
     }
 
@@ -159,7 +148,7 @@ final class DaemonSpawner: DomainDaemons {
             child.signal(SIGKILL)
             _ = try? child.reap()
         }
-        removeSockets(daemon.domain)
+        daemon.sockets.removeAll()
     }
 
     func stop() {

@@ -2,6 +2,7 @@ import Glibc
 import LinuxSystem
 import QrexecDom0
 import QrexecRuntime
+import SettingsText
 import SystemPackage
 
 /// `qubes-xl-manager`: what qubesd is on Qubes OS, on a plain Xen host.
@@ -88,7 +89,7 @@ public enum ManagerProgram {
     static func settings(_ path: String) throws(HostProblem) -> HostSettings {
         let bytes: [UInt8]
         do throws(Errno) {
-            bytes = try Descriptor.open(path, O_RDONLY).readAll(limit: HostSettingsFile.maximumSize)
+            bytes = try Descriptor.open(path, O_RDONLY).readAll(limit: SettingsTable.maximumSize)
         } catch {
             let example = "/usr/share/swift-qrexec/examples/xl.toml"
             throw HostProblem("cannot read \(path): \(error); begin with a copy of \(example)")

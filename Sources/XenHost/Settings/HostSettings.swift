@@ -62,8 +62,6 @@ struct HostQubeSettings: Equatable {
     }
 
     var isDom0: Bool { name == "dom0" }
-
-    static let labels = ["red", "orange", "yellow", "green", "gray", "blue", "purple", "black"]
 }
 
 /// UUIDs of qubes.

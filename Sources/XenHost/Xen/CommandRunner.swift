@@ -19,8 +19,9 @@ final class CommandRunner {
         func problem(_ what: String) -> String {
             if timedOut { return "\(what) did not end in time" }
             let text = (errors.isEmpty ? output : errors).split(separator: "\n")
-            let last = text.suffix(3).joined(separator: "; ")
-            return "\(what) failed with status \(status)" + (last.isEmpty ? "" : ": \(last)")
+            // The cause comes first: what xl says then is what it could not do because of that.
+            let cause = text.prefix(2).map { LogText.line(String($0)) }.joined(separator: "; ")
+            return "\(what) failed with status \(status)" + (cause.isEmpty ? "" : ": \(cause)")
         }
     }
 

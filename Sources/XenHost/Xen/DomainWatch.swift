@@ -11,8 +11,9 @@ protocol DomainWatch: AnyObject {
     func stop()
 }
 
-/// Watches `@introduceDomain` and `@releaseDomain` by the program `xenstore-watch`. While that
-/// cannot run, the manager is told to look every second.
+/// Watches `@introduceDomain` and `@releaseDomain` by the program `xenstore-watch`: a store that does
+/// not answer then holds that program, and not the manager. While it cannot run, the manager is told
+/// to look every second.
 final class StoreWatchProgram: DomainWatch {
     private static let fallbackInterval = seconds(1)
     /// Looks although nothing was told: a pause, for one, is no event of the store.

@@ -3,6 +3,9 @@
 # output of a command is the console's, each line behind the command's number.
 . /lib/xenlab/common.sh
 last=0
+[ ! -x /usr/lib/qubes/qrexec-agent ] || sh ./qube.sh
+# A qube: nobody asks it for anything in this way.
+[ -z "${XENLAB_ALONE-}" ] || [ ! -x /usr/lib/qubes/qrexec-agent ] || exit 0
 
 serve() {
     local line number command status
