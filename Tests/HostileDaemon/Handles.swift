@@ -7,6 +7,8 @@ import SystemPackage
 struct Handles: ~Copyable {
     private let events: Descriptor
     private let grants: Descriptor
+    /// Without it the dispatcher lets the channel go, and the server its pages.
+    private let lifeline: Descriptor
     /// The port, both rings' orders, and where control page and rings are.
     private let numbers: [Int]
     private let other: UInt32
@@ -21,13 +23,15 @@ struct Handles: ~Copyable {
         let text = answer.split(separator: "\n").first { $0.hasPrefix("numbers=") }?.dropFirst(8)
         let list = (text ?? "").split(separator: ",").compactMap { Int($0) }
         guard list.count == 6, let events = descriptors.takeFirst(),
-            let grants = descriptors.takeFirst(), let number = UInt32(other)
+            let grants = descriptors.takeFirst(), let lifeline = descriptors.takeFirst(),
+            let number = UInt32(other)
         else {
             say("no channel: \(answer)")
             return nil
         }
         self.events = events
         self.grants = grants
+        self.lifeline = lifeline
         self.numbers = list
         self.other = number
     }
