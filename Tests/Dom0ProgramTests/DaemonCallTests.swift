@@ -257,25 +257,14 @@ extension Dom0Programs {
 
         @Test func aServiceWhoseCallerIsGoneEnds() throws {
             try scene.policy { _ in allow("dom0") }
-            try scene.install("test.Service", "echo $$ >\(scene.directory)/pid; exec sleep 1000")
+            let sleeper = try Sleeper("test.Service", in: scene)
             let (agent, _) = try scene.daemon()
-            let file = "\(scene.directory)/pid"
-            var pid: Int32 = 0
             do {
                 let data = try callDom0(agent)
                 _ = try data.message()
-                // The file is there before its number is: one that ends in between writes none.
-                try eventually("it runs") {
-                    let text = try? String(contentsOfFile: file, encoding: .utf8)
-                    pid = text?.last == "\n" ? Int32(text!.dropLast()) ?? 0 : 0
-                    return pid > 0
-                }
+                try sleeper.waitForStart()
             }
-            try eventually("it ends") {
-                // Its number may be somebody else's by now.
-                let command = try? String(contentsOfFile: "/proc/\(pid)/cmdline", encoding: .utf8)
-                return !["sleep", "test.Service"].contains { command?.contains($0) == true }
-            }
+            try sleeper.waitForEnd()
         }
     }
 }

@@ -156,6 +156,36 @@ final class Scene {
     }
 }
 
+/// A service that sleeps until it is ended.
+final class Sleeper {
+    private let service: String
+    private let note: String
+    private var process: Int32 = 0
+
+    init(_ service: String, in scene: Scene) throws {
+        self.service = service
+        note = "\(scene.directory)/\(service).process"
+        try scene.install(service, "echo $$ >\(note); exec sleep 1000")
+    }
+
+    func waitForStart() throws {
+        // The file is there before its number is: one that ends in between writes none.
+        try eventually("it runs") {
+            let text = try? String(contentsOfFile: note, encoding: .utf8)
+            process = text?.last == "\n" ? Int32(text!.dropLast()) ?? 0 : 0
+            return process > 0
+        }
+    }
+
+    func waitForEnd() throws {
+        try eventually("it ends") {
+            // Its number may be somebody else's by now.
+            let command = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8)
+            return !["sleep", service].contains { command?.contains($0) == true }
+        }
+    }
+}
+
 /// The policy service's answer that allows a call.
 func allow(
     _ target: String, uuid: String? = nil, user: String = "DEFAULT", autostart: Bool = true,

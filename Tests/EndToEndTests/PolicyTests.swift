@@ -146,6 +146,20 @@ extension EndToEnd {
             #expect(try lab.run("vault", ["/nowhere"]).status == 127)
         }
 
+        @Test("Programs that have run leave nothing in a qube's first process")
+        func nothingHeld() throws {
+            func held() throws -> Int {
+                let list = ["bash", "-c", "set -- /proc/1/fd/*; echo $#"]
+                let text = try lab.run("vault", user: Lab.administrator, list).text
+                return try #require(Int(text.trimmingCharacters(in: .newlines)))
+            }
+            let before = try held()
+            for _ in 0..<10 { _ = try lab.run("vault", ["true"]) }
+            // The last ones may be on their way out.
+            let after = try held()
+            #expect(after < before + 5)
+        }
+
         @Test("A restarted qube answers calls")
         func restart() throws {
             try lab.install("test.Echo", in: "vault", "cat")

@@ -128,6 +128,8 @@ final class InitClient {
         program = process.keep(child) { [self] status in
             report(InitReport(kind: .ended, value: status))
             close()
+            // Its action holds this client.
+            program = nil
         }
     }
 }
