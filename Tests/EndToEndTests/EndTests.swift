@@ -57,9 +57,12 @@ extension EndToEnd {
 
             #expect(try lab.call("test.Echo", input: "next").text == "next")
             for (side, before) in zip(sides, before) {
-                try eventually("\(side) is as it was before the call") {
-                    try isNoMore(lab.processes(side), than: before)
+                var now = before
+                eventually("\(side) is as it was before the call") {
+                    now = (try? lab.processes(side)) ?? []
+                    return isNoMore(now, than: before)
                 }
+                #expect(isNoMore(now, than: before), "\(now), before: \(before)")
             }
             eventually("no socket is left") { lab.rendezvous == sockets }
         }
