@@ -56,10 +56,15 @@ extension EndToEnd {
         private var used: [Lab.Status.Qube] { get throws { try disposables.filter(\.inUse) } }
 
         private func poolIsFull() throws {
-            try eventually("two are ready") {
-                let all = try disposables
-                return all.count == 2 && all.allSatisfy { $0.powerState == "Running" && !$0.inUse }
+            var all: [Lab.Status.Qube] = []
+            func isFull() -> Bool {
+                all.count == 2 && all.allSatisfy { $0.powerState == "Running" && !$0.inUse }
             }
+            try eventually("two are ready") {
+                all = try disposables
+                return isFull()
+            }
+            #expect(isFull(), "\(all)")
         }
 
         /// No disposable but pooled ones, and no file of one that is gone.

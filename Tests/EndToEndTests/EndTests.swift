@@ -97,8 +97,7 @@ extension EndToEnd {
             }
         }
 
-        /// Whether the same programs run, maybe started again, and none holds more than before. (Less
-        /// it may: one that has run for a while keeps some spare watches.)
+        /// Whether the same programs run, maybe started again, and none holds more than before.
         private func isNoMore(_ now: Set<Lab.QubeProcess>, than before: Set<Lab.QubeProcess>)
             -> Bool
         {

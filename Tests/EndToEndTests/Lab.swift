@@ -162,14 +162,15 @@ final class Lab: Sendable {
         }
     }
 
-    /// All processes of a qube but its first.
+    /// All processes of a qube but its first. Watches do not count: some are kept as spare ones.
     func processes(_ qube: String) throws -> Set<QubeProcess> {
         let script = """
             cd /proc; for p in [0-9]*; do
                 [ $p != 1 ] && [ $p != $$ ] && [ -r $p/maps ] || continue
-                fds=($p/fd/*); maps=$(grep -c memfd: $p/maps)
+                fds=$(find $p/fd -type l ! -lname anon_inode:inotify | wc -l)
+                maps=$(grep -c memfd: $p/maps)
                 { read -rd '' name; read -rd '' first; } < $p/cmdline
-                echo "$p ${#fds[@]} $maps $name $first"
+                echo "$p $fds $maps $name $first"
             done 2>/dev/null; :
             """
         let listing = try run(qube, user: Self.administrator, ["bash", "-c", script]).text
