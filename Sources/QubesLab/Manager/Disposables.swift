@@ -44,8 +44,13 @@ final class Disposables {
             return completion(
                 .failure(.failed("\(template.name) is not a template for disposables")))
         }
+        // Held from now on: it may end while its disposable is being made.
+        let asker: OwnedDescriptor?
+        do throws(Errno) { asker = try self.asker(of: request) } catch {
+            return completion(.failure(.failed("who asks for a disposable is gone")))
+        }
         let finish = { [weak self] (result: Result<Qube, QubesdError>) in
-            if case .success(let qube) = result { self?.hand(qube, to: request) }
+            if case .success(let qube) = result { self?.hand(qube, to: request, asker) }
             completion(result)
         }
         if let ready = takePooled(template) { return finish(.success(ready)) }
@@ -76,9 +81,17 @@ final class Disposables {
         return lab[caller.settings.defaultDisposable] ?? lab[lab.dom0.settings.defaultDisposable]
     }
 
-    private func hand(_ qube: Qube, to request: DisposableRequest) {
+    /// The daemon that asks, as whose end its process descriptor becomes readable; nil for others, who
+    /// end their disposables themselves.
+    private func asker(of request: DisposableRequest) throws(Errno) -> OwnedDescriptor? {
+        guard let requester = request.requester else { return nil }
+        let process = try CurrentProcess.pidDescriptor(requester)
+        return lab.isDaemon(requester) ? OwnedDescriptor(process) : nil
+    }
+
+    private func hand(_ qube: Qube, to request: DisposableRequest, _ asker: OwnedDescriptor?) {
         qube.settings.tags += ["created-by-\(request.caller)", "disp-created-by-\(request.caller)"]
-        watch(request.requester, for: qube)
+        if let asker { watch(asker, for: qube) }
         guard qube.powerState == .halted else { return }
         loop.schedule(after: Self.patience) { [weak self, weak qube] in
             guard let self, let qube, qube.powerState == .halted else { return }
@@ -135,13 +148,10 @@ final class Disposables {
 
     /// A call's disposable ends with the call. What ends it is the daemon that made it for the
     /// call; when that daemon dies, the lab does.
-    private func watch(_ requester: Int32?, for qube: Qube) {
-        guard let requester, lab.isDaemon(requester),
-            let process = try? CurrentProcess.pidDescriptor(requester)
-        else { return }
+    private func watch(_ process: OwnedDescriptor, for qube: Qube) {
         let key = ObjectIdentifier(qube)
-        let number = process.number
-        watched[key] = OwnedDescriptor(process)
+        let number = process.descriptor.number
+        watched[key] = process
         try? loop.watch(number, .readable) { [weak self, weak qube] _ in
             guard let self else { return }
             self.loop.unwatch(number)

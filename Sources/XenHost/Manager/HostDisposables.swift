@@ -72,11 +72,14 @@ final class HostDisposables {
         qube.settings.tags += tags
         qube.disposable?.tags = qube.settings.tags
         qube.disposable?.isHandedOut = true
-        if let pid = request.requester, Requester.servesCalls(pid) {
-            guard let requester = Requester(pid: pid), watch(requester, for: qube) else {
+        if let pid = request.requester {
+            // It may have ended while the disposable was being made.
+            let requester = Requester(pid: pid)
+            let servesCalls = Requester.servesCalls(pid)
+            guard let requester, !servesCalls || watch(requester, for: qube) else {
                 throw .failed("who asked for the disposable is gone")
             }
-            qube.disposable?.requester = requester
+            if servesCalls { qube.disposable?.requester = requester }
         }
         do throws(Errno) {
             try qube.disposable?.write()
