@@ -91,7 +91,9 @@ extension EndToEnd {
         /// Whether no service runs and no data channel is open; the agent's own channel is.
         private func isIdle(_ processes: Set<Lab.QubeProcess>) -> Bool {
             processes.allSatisfy { process in
-                !process.command.contains("qubes-rpc/")
+                // One that has ended and was not reaped yet has no command.
+                process.command.contains { $0 != " " }
+                    && !process.command.contains("qubes-rpc/")
                     && !process.command.contains("qrexec-pam-session")
                     && process.mappings == (process.command.hasPrefix("qrexec-agent ") ? 1 : 0)
             }
