@@ -152,7 +152,8 @@ final class Agent {
         do throws(Errno) {
             let path = AgentPaths.data(trigger: options.triggerSocket)
             data = try AgentLink(
-                loop: loop, taking: AgentDataStarter.connection(path, options.calls)
+                loop: loop,
+                taking: AgentDataStarter.connection(path, options.calls, loop: loop)
             ) { [unowned self] in self.dataSaid($0) }
         } catch {
             log.error("no connection to the data process", ["reason": error.description])
