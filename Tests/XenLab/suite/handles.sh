@@ -78,8 +78,7 @@ group_handles() {
 unconfined_daemon() {
     local daemon
     # Nobody would start them again.
-    kill -KILL "$manager"
-    wait "$manager"
+    kill -KILL "$(cat /run/manager.pid)"
     check handles 'daemons end with their manager' eventually 30 no_daemons
     rm -f /run/qubes/qrexec.*
     QREXEC_VCHAN=libxenvchan qrexec-daemon-starter --direct --socket-dir=/run/qubes \

@@ -44,6 +44,8 @@ SETTINGS
 start_manager() {
     unit qubes-xl-manager /out/manager.log
     manager=$started
+    # For who has it started in a subshell, as a case does.
+    echo "$manager" > /run/manager.pid
     eventually 60 [ -S /run/qubesd.sock ]
 }
 
