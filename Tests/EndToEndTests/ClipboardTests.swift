@@ -175,12 +175,15 @@ extension EndToEnd {
         // MARK: A real display
 
         /// An X server in a qube, for its programs and the services alike.
+        /// Without -noreset the server would begin anew when its last client leaves, and throw out who
+        /// has come just then.
         private func startX(_ qube: String) throws -> Program {
             let server = try lab.start(
                 qube,
                 [
                     "bash", "-c",
-                    "mkdir -p -m 1777 /tmp/.X11-unix; exec Xvfb :9 -nolisten tcp -displayfd 1",
+                    "mkdir -p -m 1777 /tmp/.X11-unix; "
+                        + "exec Xvfb :9 -noreset -nolisten tcp -displayfd 1",
                 ])
             try server.expect("9")
             return server
