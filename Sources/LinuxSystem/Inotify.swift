@@ -18,13 +18,10 @@ public struct Inotify: ~Copyable {
     /// - Returns: the watch's number, which each of its events carries.
     @discardableResult
     public func watchDirectory(_ path: String) throws(Errno) -> Int32 {
-        try check(unsafe inotify_add_watch(descriptor.number, path, Self.entriesMask))
-    }
-
-    fileprivate static var entriesMask: UInt32 {
-        UInt32(
+        let mask =
             IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO
-                | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR)
+            | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR
+        return try check(unsafe inotify_add_watch(descriptor.number, path, UInt32(mask)))
     }
 
     /// Watches a directory for programs that end their use of what is in it: files that are closed,
