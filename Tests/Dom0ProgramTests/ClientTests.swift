@@ -27,6 +27,17 @@ extension Dom0Programs {
             return (client, daemon, data)
         }
 
+        /// A client whose call the target's daemon has given a channel.
+        private func placed(_ arguments: [String]) throws -> (client: Running, daemon: Peer) {
+            let listener = try scene.targetDaemon("target")
+            let client = try scene.startClient(["-d", "target"] + arguments)
+            let daemon = try listener.accept()
+            try daemon.greet(3, answer: 3)
+            _ = try daemon.message()
+            try daemon.send(place(0x200, 7, 513))
+            return (client, daemon)
+        }
+
         @Test(arguments: ["target", "7", "uuid:11-22"])
         func aCommandRunsAndItsStreamsAndStatusPass(target: String) throws {
             let (client, daemon, data) = try call(target: target)
@@ -135,12 +146,8 @@ extension Dom0Programs {
             hello(1), message(0x300, [4, 0]), message(0x191, []), little(0x300) + little(.max), [],
         ])
         func aQubeThatDoesNotGreetWellIsAProblem(first: [UInt8]) throws {
-            let listener = try scene.targetDaemon("target")
-            let client = try scene.startClient(["-d", "target", "user:command"])
-            let daemon = try listener.accept()
-            try daemon.greet(3, answer: 3)
-            _ = try daemon.message()
-            try daemon.send(place(0x200, 7, 513))
+            let (client, daemon) = try placed(["user:command"])
+            defer { withExtendedLifetime(daemon) {} }
             let data = try scene.joinChannel(7, 513)
             #expect(try data.message() == hello(4))
             try data.send(first)
@@ -158,33 +165,20 @@ extension Dom0Programs {
         }
 
         @Test func aLocalServiceThatIsNotThereIs127() throws {
-            let listener = try scene.targetDaemon("target")
-            let client = try scene.startClient(
-                ["-d", "target", "-l", "QUBESRPC test.None target", "user:command"])
-            let daemon = try listener.accept()
-            try daemon.greet(3, answer: 3)
-            _ = try daemon.message()
-            try daemon.send(place(0x200, 7, 513))
+            let (client, daemon) = try placed(["-l", "QUBESRPC test.None target", "user:command"])
+            defer { withExtendedLifetime(daemon) {} }
             #expect(try client.status() == 127)
         }
 
         @Test func aQubeThatDoesNotConnectIs125() throws {
-            let listener = try scene.targetDaemon("target")
-            let client = try scene.startClient(["-d", "target", "-w", "1", "user:command"])
-            let daemon = try listener.accept()
-            try daemon.greet(3, answer: 3)
-            _ = try daemon.message()
-            try daemon.send(place(0x200, 7, 513))
+            let (client, daemon) = try placed(["-w", "1", "user:command"])
+            defer { withExtendedLifetime(daemon) {} }
             #expect(try client.status() == 125)
         }
 
         @Test func oneThatSpeaksVersion1Is125() throws {
-            let listener = try scene.targetDaemon("target")
-            let client = try scene.startClient(["-d", "target", "user:command"])
-            let daemon = try listener.accept()
-            try daemon.greet(3, answer: 3)
-            _ = try daemon.message()
-            try daemon.send(place(0x200, 7, 513))
+            let (client, daemon) = try placed(["user:command"])
+            defer { withExtendedLifetime(daemon) {} }
             let data = try scene.joinChannel(7, 513)
             try data.send(hello(1))
             #expect(try client.status() == 125)
