@@ -153,7 +153,7 @@ extension LogText {
 
 /// Wall-clock time as text.
 public enum Timestamp {
-    /// UTC in ISO 8601 with milliseconds.
+    /// UTC in ISO 8601 with microseconds.
     public static var now: String {
         var bytes: [UInt8] = []
         append(to: &bytes)
@@ -190,7 +190,26 @@ public enum Timestamp {
         append(second / 3600, 2, 0x3A)
         append(second / 60 % 60, 2, 0x3A)
         append(second % 60, 2, 0x2E)
-        append(nanoseconds / 1_000_000, 3, 0x5A)
+        append(nanoseconds / 1000, 6, 0x5A)
+    }
+
+    /// What a line begins with, where that is such a time, as a number that orders times within a
+    /// century.
+    public static func microseconds(in line: [UInt8]) -> UInt64? {
+        let form = Array("0000-00-00T00:00:00.000000Z".utf8)
+        guard line.count >= form.count else { return nil }
+        var value: UInt64 = 0
+        for (index, expected) in form.enumerated() {
+            let byte = line[index]
+            if expected != 0x30 {
+                guard byte == expected else { return nil }
+                continue
+            }
+            guard (0x30...0x39).contains(byte) else { return nil }
+            // The century would not fit.
+            if index > 1 { value = value * 10 + UInt64(byte - 0x30) }
+        }
+        return value
     }
 
     /// The proleptic Gregorian date, counting eras of 400 years from 1 March.

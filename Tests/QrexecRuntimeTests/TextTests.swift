@@ -79,15 +79,38 @@ import Testing
 
 @Suite struct Timestamps {
     @Test(arguments: [
-        (0, 0, "1970-01-01T00:00:00.000Z"), (951_782_399, 999_999_999, "2000-02-28T23:59:59.999Z"),
-        (951_782_400, 0, "2000-02-29T00:00:00.000Z"),
-        (951_868_800, 1_000_000, "2000-03-01T00:00:00.001Z"),
-        (1_709_164_800, 50_000_000, "2024-02-29T00:00:00.050Z"),
-        (1_735_689_599, 0, "2024-12-31T23:59:59.000Z"),
-        (2_147_483_648, 0, "2038-01-19T03:14:08.000Z"),
-        (4_107_542_400, 0, "2100-03-01T00:00:00.000Z"),
+        (0, 0, "1970-01-01T00:00:00.000000Z"),
+        (951_782_399, 999_999_999, "2000-02-28T23:59:59.999999Z"),
+        (951_782_400, 0, "2000-02-29T00:00:00.000000Z"),
+        (951_868_800, 1_000_000, "2000-03-01T00:00:00.001000Z"),
+        (1_709_164_800, 50_000_000, "2024-02-29T00:00:00.050000Z"),
+        (1_735_689_599, 0, "2024-12-31T23:59:59.000000Z"),
+        (2_147_483_648, 0, "2038-01-19T03:14:08.000000Z"),
+        (4_107_542_400, 0, "2100-03-01T00:00:00.000000Z"),
     ])
     func timesAreUTCInISO8601(seconds: Int, nanoseconds: Int, text: String) {
         #expect(Timestamp.text(seconds: seconds, nanoseconds: nanoseconds) == text)
+    }
+
+    @Test("Lines are ordered by the times that they begin with")
+    func timesOfLines() throws {
+        let lines = [
+            "1999-12-31T23:59:59.999999Z last", "2000-01-01T00:00:00.000000Z first",
+            "2026-11-21T10:00:00.000001Z", "2026-11-21T10:00:00.000002Z x",
+        ]
+        let times = try lines.map { try #require(Timestamp.microseconds(in: Array($0.utf8))) }
+        #expect(times[1] == 101_000_000_000_000)
+        #expect(Array(times[1...].sorted()) == Array(times[1...]))
+        #expect(times[3] - times[2] == 1)
+    }
+
+    @Test(
+        "A line that does not begin with a time has none",
+        arguments: [
+            "", "2026-11-21", "2026-11-21 10:00:00.000001Z x", "2026-11-21T10:00:00.000Z text and more",
+            "2026-11-21T10:00:00.00000aZ", "x2026-11-21T10:00:00.000001Z",
+        ])
+    func linesWithoutTime(line: String) {
+        #expect(Timestamp.microseconds(in: Array(line.utf8)) == nil)
     }
 }

@@ -268,6 +268,10 @@ struct ShowLog: ParsableCommand {
             guard try state.check(), PathStatus.exists(state.qubeLog) else {
                 throw LabError("no lab runs at \(state.path)")
             }
+            // The manager writes what there is before it answers; the log of a dead one is as it is.
+            if let client = try? ManagerClient(state), (try? client.send(.status)) != nil {
+                _ = try? client.receive(milliseconds: 2000)
+            }
             let log = LabLog(path: state.qubeLog)
             var isEmpty = true
             let show = { (line: Substring) in

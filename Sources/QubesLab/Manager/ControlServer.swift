@@ -88,6 +88,8 @@ final class ControlServer {
 
         private func perform(_ request: ControlRequest) {
             let lab = server.lab
+            // What was printed before the question can be read after the answer.
+            lab.logs.gather()
             switch request {
             case .status:
                 reply(ControlReply(isDone: true, status: lab.status))

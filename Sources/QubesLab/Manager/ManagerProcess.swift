@@ -29,6 +29,7 @@ final class ManagerProcess {
                 StateDirectory(arguments[0]), programs: arguments[1], progress: progress)
             try process.begin()
             try process.loop.run()
+            process.lab.logs.gather()
             return 0
         } catch {
             tell(progress, "! \(error)")
