@@ -59,40 +59,60 @@ public struct CallRequest: Sendable {
     ///
     /// - Returns: where the other side will look for the channel; nil when it was refused.
     public func ask(_ agent: borrowing Descriptor) throws(Failure) -> ConnectParameters? {
+        try send(agent)
+        var answer = Answer()
+        while try !answer.read(agent) {}
+        return try answer.place
+    }
+
+    /// Sends the request.
+    func send(_ agent: borrowing Descriptor) throws(Failure) {
         let request = ServiceRequest(
             claimedSource: Self.cut(source), target: Self.cut(target),
             ident: RequestIdent("SOCKET")!, service: service)
-        let answer: [UInt8]
         do throws(Errno) {
             try agent.writeAll(encoded(.triggerService4, request.body(.triggerService4)))
-            answer = try Self.readAnswer(agent)
         } catch {
             throw Failure(reason: "the agent does not answer: \(error)")
         }
-        if answer.count < ConnectParameters.size { return nil }
-        guard let place = try? ConnectParameters(body: answer, of: .serviceConnect) else {
-            throw Failure(reason: "the agent's answer makes no sense")
-        }
-        return place
     }
 
     private static func cut(_ name: String) -> String {
         String(decoding: name.utf8.prefix(Limits.targetName), as: UTF8.self)
     }
 
-    /// The whole answer, or less when the agent closes or goes away: both refuse the call.
-    private static func readAnswer(_ agent: borrowing Descriptor) throws(Errno) -> [UInt8] {
-        var answer = [UInt8](repeating: 0, count: ConnectParameters.size)
-        var filled = 0
-        do throws(Errno) {
-            while filled < answer.count {
-                let got = try agent.read(into: &answer, at: filled, count: answer.count - filled)
-                if got == 0 { break }
-                filled += got
+    /// The decision, as far as it has come.
+    struct Answer {
+        private var bytes: [UInt8] = []
+        private(set) var isWhole = false
+
+        /// Reads once.
+        ///
+        /// - Returns: whether that is all. An agent that closes or goes away before has refused.
+        mutating func read(_ agent: borrowing Descriptor) throws(Failure) -> Bool {
+            var part = [UInt8](repeating: 0, count: ConnectParameters.size - bytes.count)
+            var count = 0
+            do throws(Errno) {
+                count = try agent.read(into: &part)
+            } catch {
+                if error != .connectionReset {
+                    throw Failure(reason: "the agent does not answer: \(error)")
+                }
             }
-        } catch {
-            if error != .connectionReset { throw error }
+            bytes += part[..<count]
+            isWhole = count == 0 || bytes.count == ConnectParameters.size
+            return isWhole
         }
-        return Array(answer[..<filled])
+
+        /// Where the other side will look for the channel; nil when the call was refused.
+        var place: ConnectParameters? {
+            get throws(Failure) {
+                if bytes.count < ConnectParameters.size { return nil }
+                guard let place = try? ConnectParameters(body: bytes, of: .serviceConnect) else {
+                    throw Failure(reason: "the agent's answer makes no sense")
+                }
+                return place
+            }
+        }
     }
 }

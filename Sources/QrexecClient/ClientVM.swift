@@ -135,71 +135,20 @@ public enum ClientVM {
             var request = CallRequest(target: arguments.target, service: arguments.service)
             request.source = arguments.source
             request.agentSocket = arguments.agentSocket
-            let agent = try request.connect()
-            guard let place = try request.ask(agent) else {
+            let call = AgentCall(try request.connect(), try EventLoop(), log)
+            guard
+                let status = try call.run(
+                    request, ringSize: arguments.bufferSize, options: arguments.session)
+            else {
                 Terminal.printError("Request refused")
                 return CallStatus.refused
             }
-            return try serve(place, agent: agent, arguments, log)
+            return status & 0xFF
         } catch let error as CallRequest.Failure {
             Terminal.printError("qrexec-client-vm: \(error.reason)")
         } catch {
             Terminal.printError("qrexec-client-vm: \(error)")
         }
         return 1
-    }
-
-    private static func serve(
-        _ place: ConnectParameters, agent: borrowing Descriptor, _ arguments: Arguments,
-        _ log: Log
-    ) throws -> Int32 {
-        let loop = try EventLoop()
-        var status: Int32 = 1
-        let session = try CallerSession.serving(
-            place, ringSize: arguments.bufferSize, loop: loop, options: arguments.session, log: log
-        ) {
-            status = $0
-            loop.stop()
-        }
-        try loop.onSignals([SIGINT, SIGTERM, SIGHUP, SIGUSR1]) { signal in
-            if signal == SIGUSR1 {
-                session.useInputForOutput()
-                return
-            }
-            session.restoreStreams()
-            CurrentProcess.die(of: signal)
-        }
-        let number = agent.number
-        let process = (try? UnixSocket.peer(of: agent))?.pid ?? 0
-        try loop.watch(number, .readable) { _ in
-            var word = CallRequest.endOfCall
-            let said = (try? UnixSocket.receive(number, into: &word)) ?? 0
-            loop.unwatch(number)
-            if said > 0 {
-                if word == CallRequest.endOfCall { session.abort("the agent ends the call") }
-            } else {
-                abort(session, ifEnded: process, loop)
-            }
-        }
-        try loop.run()
-        return status & 0xFF
-    }
-
-    /// After an agent has closed without a word, how long until it can be told whether it died.
-    private static let deathTime = milliseconds(300)
-
-    /// Ends the call if the agent's process has died. One that only takes no more interest in the
-    /// call does not concern it.
-    private static func abort(
-        _ session: CallerSession, ifEnded process: Int32, _ loop: EventLoop
-    ) {
-        let reason = "the agent is gone: the call ends"
-        guard process > 0, let handle = try? CurrentProcess.pidDescriptor(process) else {
-            return session.abort(reason)
-        }
-        loop.schedule(after: deathTime) {
-            let state = try? poll(handle.number, .readable, milliseconds: 0)
-            if state?.isEmpty != true { session.abort(reason) }
-        }
     }
 }

@@ -29,6 +29,38 @@ public final class CallerSession {
         public init() {}
     }
 
+    /// What a call needs before anybody knows where its channel will be, so that it can be made while
+    /// dom0 decides.
+    public struct Preparation: ~Copyable {
+        let transport: Transport
+        let memory: ChannelMemory
+        let streams: LocalStreams
+
+        /// - Parameter ringSize: bytes each way.
+        public init(ringSize: Int, options: Options) throws(VchanError) {
+            guard let size = RingSize(atLeast: ringSize) else {
+                throw .badOffer("a ring of \(ringSize) bytes")
+            }
+            let transport = try Transport.selected()
+            let memory = try transport.memory(read: size, write: size)
+            let streams = try Self.streams(options)
+            self.transport = transport
+            self.memory = memory
+            self.streams = streams
+        }
+
+        private static func streams(_ options: Options) throws(VchanError) -> LocalStreams {
+            do throws(Errno) {
+                return try LocalStreams(options)
+            } catch {
+                throw .system(call: "take the standard streams", error)
+            }
+        }
+
+        /// For a call that does not come about: gives the standard streams their mode back.
+        public consuming func giveUp() { streams.restore() }
+    }
+
     /// The status when the service's side breaks the protocol (5.4).
     public static let brokenStatus: Int32 = 1
 
@@ -36,20 +68,19 @@ public final class CallerSession {
     private let options: Options
     private let log: Log
     private let pump: DataPump
-    private var streams = StandardStreams()
+    private var streams: LocalStreams
     private var connectTimer: EventLoop.Timer?
     private var child: ChildProcess?
     private var childStatus: Int32?
     private var status: Int32?
     private let onEnd: (Int32) -> Void
 
-    /// - Parameter onEnd: gets the call's exit status: the service's, or the local program's when
-    ///   the service's is 0, or 255 when the channel closed before the exit status came.
-    public init(
-        loop: EventLoop, channel: consuming Channel, options: Options, log: Log,
-        onEnd: @escaping (Int32) -> Void
+    private init(
+        loop: EventLoop, channel: consuming Channel, streams: consuming LocalStreams,
+        options: Options, log: Log, onEnd: @escaping (Int32) -> Void
     ) {
         self.loop = loop
+        self.streams = streams
         self.options = options
         self.log = log
         self.onEnd = onEnd
@@ -58,24 +89,29 @@ public final class CallerSession {
 
     /// Serves the data channel at a place and starts the session.
     ///
-    /// - Parameter ringSize: bytes each way.
+    /// - Parameter onEnd: gets the call's exit status: the service's, or the local program's when
+    ///   the service's is 0, or 255 when the channel closed before the exit status came.
     /// - Throws: `badOffer` for a place that cannot be one.
     public static func serving(
-        _ place: ConnectParameters, ringSize: Int, loop: EventLoop, options: Options, log: Log,
-        onEnd: @escaping (Int32) -> Void
+        _ place: ConnectParameters, _ preparation: consuming Preparation, loop: EventLoop,
+        options: Options, log: Log, onEnd: @escaping (Int32) -> Void
     ) throws(VchanError) -> CallerSession {
-        guard let domain = DomainID(place.domain), let port = Port(place.port),
-            let size = RingSize(atLeast: ringSize)
-        else { throw .badOffer("domain \(place.domain), port \(place.port), ring \(ringSize)") }
-        let channel = try Transport.selected().listen(
-            for: domain, port: port, read: size, write: size)
+        let transport = preparation.transport
+        let memory = preparation.memory
+        let streams = preparation.streams
+        guard let domain = DomainID(place.domain), let port = Port(place.port) else {
+            streams.restore()
+            throw .badOffer("domain \(place.domain), port \(place.port)")
+        }
+        let channel = try transport.listen(for: domain, port: port, memory: memory)
         let session = CallerSession(
-            loop: loop, channel: channel, options: options, log: log, onEnd: onEnd)
+            loop: loop, channel: channel, streams: streams, options: options, log: log,
+            onEnd: onEnd)
         try session.start()
         return session
     }
 
-    public func start() throws(VchanError) {
+    private func start() throws(VchanError) {
         pump.onOpen = { [unowned self] in self.opened() }
         pump.onEnd = { [unowned self] in self.pumpEnded($0) }
         if let limit = options.connectTimeout {
@@ -110,31 +146,31 @@ public final class CallerSession {
                 pump.closeMainSink()
             } else if options.localProgram != nil {
                 try attachLocalProgram()
-            } else if options.usesInputSocket {
-                let input = try Descriptor.duplicate(of: 0)
-                try pump.attachMainSink(input.duplicate(), isSocket: true)
-                try pump.attachSource(.dataStdin, input, isSocket: true)
             } else {
-                try attachStandardStreams()
+                try attachOwnStreams()
             }
             if !options.prefix.isEmpty { pump.prependToSource(options.prefix) }
-            let error = try streams.take(2, writing: true)
-            let kind = try Descriptor.kind(of: error.number)
-            try pump.attachErrorSink(
-                error, isSocket: kind == .socket, filter: options.filtersError)
+            if let error = streams.error.take() {
+                let isSocket = error.isSocket
+                try pump.attachErrorSink(
+                    error.descriptor, isSocket: isSocket, filter: options.filtersError)
+            }
         } catch {
             abort("the local streams cannot be used: \(error)")
         }
     }
 
-    private func attachStandardStreams() throws(Errno) {
-        let output = try streams.take(1, writing: true)
-        let outputKind = try Descriptor.kind(of: output.number)
-        try pump.attachMainSink(
-            output, isSocket: outputKind == .socket, filter: options.filtersOutput)
-        let input = try streams.take(0, writing: false)
-        let inputKind = try Descriptor.kind(of: input.number)
-        try pump.attachSource(.dataStdin, input, isSocket: inputKind == .socket)
+    private func attachOwnStreams() throws(Errno) {
+        if let output = streams.output.take() {
+            let isSocket = output.isSocket
+            try pump.attachMainSink(
+                output.descriptor, isSocket: isSocket,
+                filter: options.filtersOutput && !options.usesInputSocket)
+        }
+        if let input = streams.input.take() {
+            let isSocket = input.isSocket
+            try pump.attachSource(.dataStdin, input.descriptor, isSocket: isSocket)
+        }
     }
 
     private func attachLocalProgram() throws(Errno) {

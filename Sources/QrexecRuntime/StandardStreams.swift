@@ -5,6 +5,7 @@ import SystemPackage
 /// The program's own standard streams, made usable in an event loop without changing the mode that
 /// other programs on the same terminal or pipe rely on.
 public struct StandardStreams: ~Copyable {
+    /// Streams whose mode is changed; they still lead to where they led.
     private var switched: [Int32] = []
 
     public init() {}
@@ -18,14 +19,14 @@ public struct StandardStreams: ~Copyable {
         let taken = try Descriptor.privateNonblocking(
             number, writing: writing, switched: &wasSwitched)
         if wasSwitched {
-            switched.append(taken.number)
+            switched.append(number)
         } else if number != 2, kind != .terminal {
             try null.replace(number)
         }
         return taken
     }
 
-    /// Gives the shared streams their blocking mode back. The descriptors taken must still be open.
+    /// Gives the shared streams their blocking mode back, also when what was taken is closed.
     public func restore() {
         for number in switched { Descriptor.setNonblocking(number, false) }
     }

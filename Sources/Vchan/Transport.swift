@@ -113,10 +113,37 @@ public struct Transport: Sendable {
     public func listen(
         for peer: DomainID, port: Port, read: RingSize, write: RingSize
     ) throws(VchanError) -> Channel {
+        try listen(for: peer, port: port, memory: memory(read: read, write: write))
+    }
+
+    /// Makes beforehand what can be made of a channel that this side will offer.
+    ///
+    /// - Parameters:
+    ///   - read: the least size of the ring that this side reads.
+    ///   - write: the least size of the ring that this side writes.
+    public func memory(read: RingSize, write: RingSize) throws(VchanError) -> ChannelMemory {
+        guard case .local = backend else { return ChannelMemory(read: read, write: write) }
+        return try ChannelMemory(orders: RingOrders(read: read, write: write))
+    }
+
+    /// Offers a channel to one other domain; returns at once, the channel waits for its client.
+    ///
+    /// - Parameter memory: of this transport.
+    public func listen(
+        for peer: DomainID, port: Port, memory: consuming ChannelMemory
+    ) throws(VchanError) -> Channel {
+        let (read, write) = (memory.read, memory.write)
         switch backend {
-        case .local:
-            let orders = RingOrders(read: read, write: write)
-            return try listen(for: peer, port: port, orders: orders)
+        case .local(let places):
+            guard let shared = memory.shared.take(), let file = memory.file.take() else {
+                throw .badOffer("memory of another transport")
+            }
+            let directory = try places.offers(to: peer)
+            let listener = try LocalListener(directory: directory, client: peer, port: port)
+            let descriptor = listener.socket.number
+            return Channel(
+                server: .localServer(listener, file: file), descriptor: descriptor,
+                memory: shared)
         case .stream(let places):
             let path = places.path(server: places.own, client: peer, port: port)
             return Channel(
@@ -130,28 +157,6 @@ public struct Transport: Sendable {
                 library: try LibraryConnector(for: peer, port: port, read: read, write: write),
                 role: .server, memory: PrivateMemory(read: read, write: write))
         }
-    }
-
-    /// - Parameter firstIndex: where the ring indices begin; tests start them before the wrap.
-    func listen(
-        for peer: DomainID, port: Port, orders: RingOrders, firstIndex: UInt32 = 0
-    ) throws(VchanError) -> Channel {
-        guard case .local(let places) = backend else {
-            throw .transportUnavailable("socket", reason: "it has no shared rings")
-        }
-        let directory = try places.offers(to: peer)
-        let listener = try LocalListener(directory: directory, client: peer, port: port)
-        var file: Descriptor?
-        let memory = try SharedMemory.create(orders: orders, descriptor: &file)
-        let first = LocalOffer.firstReference + 1
-        memory.controlPage(.server).initialize(
-            orders: orders,
-            references: first..<(first + UInt32(orders.leftPages + orders.rightPages)),
-            firstIndex: firstIndex)
-        let descriptor = listener.socket.number
-        return Channel(
-            server: .localServer(listener, file: file.take()!), descriptor: descriptor,
-            memory: memory)
     }
 
     private func listenOverXen(
@@ -199,4 +204,33 @@ public struct Transport: Sendable {
 
     /// A byte stream tells its client no sizes: room for the largest data message.
     static let streamClientRing = 128 << 10
+}
+
+/// What of a server's channel does not depend on its peer; given back with the value.
+public struct ChannelMemory: ~Copyable {
+    fileprivate let read: RingSize
+    fileprivate let write: RingSize
+    /// The local transport's; others make theirs for one peer, or for themselves.
+    fileprivate var shared: SharedMemory?
+    fileprivate var file: Descriptor?
+
+    fileprivate init(read: RingSize, write: RingSize) {
+        self.read = read
+        self.write = write
+    }
+
+    /// Zeroed rings in shared memory.
+    ///
+    /// - Parameter firstIndex: where the ring indices begin; tests start them before the wrap.
+    init(orders: RingOrders, firstIndex: UInt32 = 0) throws(VchanError) {
+        // Orders have legal sizes.
+        read = RingSize(atLeast: orders.leftSize)!
+        write = RingSize(atLeast: orders.rightSize)!
+        shared = try SharedMemory.create(orders: orders, descriptor: &file)
+        let first = LocalOffer.firstReference + 1
+        shared?.controlPage(.server).initialize(
+            orders: orders,
+            references: first..<(first + UInt32(orders.leftPages + orders.rightPages)),
+            firstIndex: firstIndex)
+    }
 }

@@ -107,7 +107,8 @@ import Testing
     @Test(
         "A line that does not begin with a time has none",
         arguments: [
-            "", "2026-11-21", "2026-11-21 10:00:00.000001Z x", "2026-11-21T10:00:00.000Z text and more",
+            "", "2026-11-21", "2026-11-21 10:00:00.000001Z x",
+            "2026-11-21T10:00:00.000Z text and more",
             "2026-11-21T10:00:00.00000aZ", "x2026-11-21T10:00:00.000001Z",
         ])
     func linesWithoutTime(line: String) {

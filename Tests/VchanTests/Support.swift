@@ -21,7 +21,9 @@ final class Meeting: Sendable {
     func listen(
         _ orders: RingOrders = size(4096), firstIndex: UInt32 = 0
     ) throws -> Channel {
-        try ofServer.listen(for: client, port: port, orders: orders, firstIndex: firstIndex)
+        try ofServer.listen(
+            for: client, port: port,
+            memory: ChannelMemory(orders: orders, firstIndex: firstIndex))
     }
 
     func connect() throws -> Channel { try ofClient.connect(to: server, port: port) }

@@ -88,8 +88,10 @@ final class ClientCall {
         if let program = arguments.localProgram {
             options.localProgram = try localProgram(program)
         }
+        let preparation = try CallerSession.Preparation(
+            ringSize: Limits.dataRing, options: options)
         session = try CallerSession.serving(
-            place, ringSize: Limits.dataRing, loop: loop, options: options, log: log
+            place, preparation, loop: loop, options: options, log: log
         ) { [unowned self] in self.end(.success($0)) }
     }
 
