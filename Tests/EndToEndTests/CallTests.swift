@@ -28,6 +28,27 @@ extension EndToEnd {
             #expect(try lab.script("personal", "test -e /tmp/ran").status == 1)
         }
 
+        @Test(
+            "A pipe that other programs write to as well waits for them as before",
+            arguments: [("test.Shared", 0), ("test.Nowhere", 127), ("test.SharedDenied", 126)])
+        func sharedOutput(_ service: String, _ status: Int32) throws {
+            try lab.install("test.Shared", "echo answer")
+            try lab.setPolicy(
+                "10-shared", "test.SharedDenied * @anyvm @anyvm deny\n")
+            // A pipe that nobody can open anew, so that its mode is changed for the call.
+            let outcome = try lab.script(
+                "work",
+                """
+                {
+                    chmod 0 /proc/self/fd/1
+                    qrexec-client-vm personal \(service) < /dev/null
+                    echo "status: $?"
+                    grep flags: /proc/$BASHPID/fdinfo/1
+                } | cat
+                """)
+            #expect(outcome.text.contains("status: \(status)\nflags:\t01\n"), "\(outcome.text)")
+        }
+
         @Test("A service that is not there is 127")
         func notFound() throws { #expect(try lab.call("test.Nowhere").status == 127) }
 
