@@ -221,7 +221,7 @@ final class AgentDataProcess {
         let config = call.config
         guard let pattern = options.forkServer, !call.command.noGUI, !config.skipServiceDescriptor,
             !config.exitOnClientEOF, !config.exitOnServiceEOF, let user = call.user,
-            let socket = AgentPaths.forkServer(pattern, user: user)
+            let socket = AgentPaths.forkServer(pattern, user: user), PathStatus.exists(socket)
         else { return false }
         var command = call.command
         command.user = nil

@@ -86,6 +86,10 @@ final class AllowedCall {
         disposable = nil
     }
 
+    /// The caller's daemon has died. If it did so before it took the answer of the disposable's, the
+    /// caller never hears of the call, and the disposable would wait for it.
+    func removeDisposableUnlessPlaced() { disposable?.removeAtAnswer() }
+
     /// The caller's side is over: what it called has some time to end.
     func endAfterCaller() {
         directory.loop.schedule(after: Self.endTime) { [self] in end() }

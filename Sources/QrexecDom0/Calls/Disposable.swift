@@ -68,6 +68,13 @@ final class Disposable {
         try directory.loop.watch(number, []) { _ in self.remove() }
     }
 
+    /// Removes it also when its daemon's answer is found on the connection, or comes: nobody else is
+    /// left to take it.
+    func removeAtAnswer() {
+        guard let number = connection?.number else { return }
+        directory.loop.setInterest(number, .readable)
+    }
+
     /// Kills it; once.
     func remove() {
         guard !isRemoved else { return }

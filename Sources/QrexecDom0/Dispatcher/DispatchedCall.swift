@@ -72,7 +72,7 @@ final class DispatchedCall {
         if giveUp != nil { callerEnded() }
         service?.hangUp()
         // A disposable that was reached holds itself until its daemon hangs up.
-        if !wasReached { end() }
+        if wasReached { call?.removeDisposableUnlessPlaced() } else { end() }
     }
 
     private func end() {
