@@ -5,7 +5,7 @@ import QrexecRuntime
 
 /// What can be measured by itself (ONLY=PART).
 enum Part: String, CaseIterable {
-    case memory, calls, stages, many, sockets, rules, login, streams
+    case memory, calls, stages, many, floor, sockets, rules, login, streams
 }
 
 struct Settings {
@@ -13,9 +13,10 @@ struct Settings {
     /// 1 takes some minutes.
     var scale = 1.0
     var parts = Set(Part.allCases)
-    /// The chain of a stream in plain C, and a session in plain C; nil leaves these parts out.
+    /// The chain of a stream, a session and a whole call in plain C; nil leaves these parts out.
     var streamReference: String?
     var sessionReference: String?
+    var callReference: String?
     /// Of the one long run; nil for as many as take some seconds.
     var manyCalls: Int?
 
@@ -77,6 +78,9 @@ struct Measurements {
             try StageMeasurements(lab: lab, calls: settings.calls).run(&report)
         }
         if settings.parts.contains(.many) { try many(lab) }
+        if settings.parts.contains(.floor), let reference = settings.callReference {
+            try FloorMeasurements(lab: lab, settings: settings, reference: reference).run(&report)
+        }
         if settings.parts.contains(.streams), let reference = settings.streamReference {
             try StreamMeasurements(
                 lab: lab, reference: reference, rounds: settings.rounds,

@@ -98,25 +98,26 @@ struct Round {
     private(set) var results: [Load: Result] = [:]
 
     init(_ place: some CallPlace, _ figures: [CallFigure], calls: Int) throws {
-        let before = try Self.yardsticks(place)
+        let before = try Self.yardsticks(place, 300)
         for figure in figures {
             let count = max(1, calls / 32) * 32 * (figure.load.parallel > 1 ? 2 : 1)
             results[figure.load] = try Self.measure(figure.load, count, place)
         }
-        let after = try Self.yardsticks(place)
+        let after = try Self.yardsticks(place, 300)
         unit = (before[0] + after[0]) / 2
         client = (before[1] + after[1]) / 2
         floor = (before[2] + after[2]) / 2
     }
 
-    private static func yardsticks(_ place: some CallPlace) throws -> [Double] {
+    /// Nanoseconds: spawn of /bin/true, start of the client, wake-up chain.
+    static func yardsticks(_ place: some CallPlace, _ count: Int) throws -> [Double] {
         let spawned = try place.load(
-            ["spawn", "300", "/bin/true", "\(place.client) --version"])
-        let chain = try place.load(["chain", "1000"])
+            ["spawn", String(count), "/bin/true", "\(place.client) --version"])
+        let chain = try place.load(["chain", String(3 * count)])
         return (spawned + chain).map { $0["p50"]! }
     }
 
-    private static func measure(
+    static func measure(
         _ load: Load, _ count: Int, _ place: some CallPlace
     ) throws -> Result {
         let countBefore = try place.processCount()

@@ -12,7 +12,8 @@ let usage = """
     status 1 when a goal is missed, SCALE=0.1 makes a short run of one round, ONLY=PART measures one
     part (\(Part.allCases.map(\.rawValue).joined(separator: ", "))), CALLS=100000 makes so many calls
     in the one long run, STREAMS=PROGRAM is the chain of a stream in plain C, SESSION=PROGRAM a PAM
-    session with a login shell in plain C. --merge makes one list of several.
+    session with a login shell in plain C, CALL=PROGRAM a whole call in plain C (and PROGRAM-dynamic
+    the same, linked dynamically). --merge makes one list of several.
     """
 
 func benchmark(_ programs: String) throws -> Int32 {
@@ -21,6 +22,7 @@ func benchmark(_ programs: String) throws -> Int32 {
     if let scale = environment["SCALE"].flatMap(Double.init) { settings.scale = scale }
     settings.streamReference = environment["STREAMS"]
     settings.sessionReference = environment["SESSION"]
+    settings.callReference = environment["CALL"]
     settings.manyCalls = environment["CALLS"].flatMap(Int.init)
     if let only = environment["ONLY"] {
         guard let part = Part(rawValue: only) else { throw Problem("there is no part '\(only)'") }

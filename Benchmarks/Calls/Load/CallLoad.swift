@@ -91,7 +91,7 @@ struct LongLivedLoad {
         let begin = CurrentProcess.now
         for _ in 0..<load.parallel {
             let command = [
-                Yardstick.program, "worker", "1", each, load.target, load.service,
+                Client.worker, "worker", "1", each, load.target, load.service,
                 String(load.status),
             ]
             let descriptors: [Int32?] = [

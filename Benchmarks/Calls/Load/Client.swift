@@ -9,6 +9,9 @@ enum Client {
     static let options =
         CurrentProcess.variable("CALLS_AGENT").map { ["--agent-socket=\($0)"] } ?? []
 
+    /// Makes calls one after the other, in a process that lives on.
+    static let worker = CurrentProcess.variable("CALLS_WORKER") ?? Yardstick.program
+
     static func command(_ target: String, _ service: String) -> [String] {
         [path] + options + [target, service]
     }
