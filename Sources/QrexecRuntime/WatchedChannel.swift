@@ -28,7 +28,8 @@ public final class WatchedChannel {
 
     /// Begins to watch.
     public func start() throws(VchanError) {
-        try watch()
+        // Before a peer has joined, what to watch is known after the first step.
+        if channel.state != .waiting { try watch() }
         loop.defer { [weak self] in self?.event() }
     }
 

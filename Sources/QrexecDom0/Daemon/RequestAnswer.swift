@@ -68,10 +68,11 @@ final class RequestAnswer {
     func give(_ outcome: RequestOutcome) {
         guard let handler = completion else { return }
         completion = nil
-        trace.report(request, of: source, decision, outcome, to: log)
         // The call goes on without us; a disposable's connection has a copy elsewhere.
         loop.defer { [self] in close() }
         handler(outcome)
+        // Nobody waits for the log.
+        trace.report(request, of: source, decision, outcome, to: log)
     }
 
     private func close() {

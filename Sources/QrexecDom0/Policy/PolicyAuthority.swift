@@ -267,7 +267,8 @@ public final class PolicyAuthority {
                 ? engine.assumingYes(decision) : engine.refused(decision, .noPrompt)
         }
         if !query.justEvaluates {
-            record(engine, decision, query)
+            // Nobody waits for the log.
+            loop.defer { [self, decision] in record(engine, decision, query) }
             if decision.notify && !decision.reason.isInvalidRequest {
                 let target =
                     decision.outcome == .allow

@@ -31,7 +31,10 @@ struct LabLog {
     func show(call id: String, _ print: (Substring) -> Void) -> Bool {
         let all = lines(of: path + ".1") + lines(of: path)
         let isOwn = { (line: Substring) in line.split(separator: " ").contains("id=\(id)") }
-        guard let index = all.lastIndex(where: isOwn) else { return false }
+        // The caller's daemon tells the place; others who know the id may write after it.
+        let isPlaced = { (line: Substring) in isOwn(line) && line.contains(" place=") }
+        guard let index = all.lastIndex(where: isPlaced) ?? all.lastIndex(where: isOwn)
+        else { return false }
         let words = all[index].split(separator: " ")
         guard let place = Self.field("place", words), let domain = Self.field("domain", words),
             let colon = place.firstIndex(of: ":")

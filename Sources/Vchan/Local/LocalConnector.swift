@@ -66,6 +66,8 @@ struct LocalConnector: ~Copyable {
     /// - Returns: false while there is no server: no file, a dead server's file, or one whose only
     ///   client is somebody else.
     private mutating func connect() throws(VchanError) -> Bool {
+        // Mostly it is not there yet, and to look is cheaper than to try.
+        guard PathStatus.exists(path) else { return false }
         do throws(Errno) {
             let socket = try UnixSocket.connect(path, .sequencedPacket)
             pollDescriptor = socket.number
