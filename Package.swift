@@ -13,10 +13,11 @@ let ours: [SwiftSetting] = [
 /// Tests call the system as they like; no warning is left either.
 let tests: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
-/// See runtime.c of CLinuxSystem for the wrapped function.
+/// See runtime.c of CLinuxSystem for the wrapped functions.
 let staticLinking = [
     "-static-executable", "-use-ld=lld",
-    "-Xlinker", "--wrap=swift_copyAuxiliaryExecutablePath",
+    "-Xlinker", "--wrap=swift_copyAuxiliaryExecutablePath", "-Xlinker", "--wrap=fopen",
+    "-Xlinker", "--wrap=_dl_get_origin",
 ]
 
 /// Programs on the path of a call start in under a millisecond as static position-independent

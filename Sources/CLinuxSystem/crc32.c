@@ -39,6 +39,7 @@ uint32_t cs_crc32_table(uint32_t crc, const void *bytes, size_t length) {
 }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 // Multiplies both halves of a 128-bit remainder by powers of x, which moves it forward over the
@@ -71,9 +72,11 @@ static uint32_t by_multiplication(uint32_t state, const unsigned char *bytes, si
     return by_tables(by_tables(0, rest, sizeof rest), (const unsigned char *)next, length);
 }
 
+// Not by __builtin_cpu_supports, which asks the processor a dozen questions at the start of every
+// program that this is linked into; on a virtual machine each is a way to the host and back.
 int cs_crc32_has_instructions(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
+    unsigned int a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_PCLMUL && c & bit_SSE4_1;
 }
 #else
 int cs_crc32_has_instructions(void) { return 0; }

@@ -129,7 +129,10 @@ int cs_unix_listen(const char *path, int type, int backlog, int mode) {
     memcpy(&unseen, &address, sizeof unseen);
     const char *slash = strrchr(address.sun_path, '/');
     size_t parent = slash ? (size_t)(slash + 1 - address.sun_path) : 0;
-    snprintf(unseen.sun_path + parent, sizeof unseen.sun_path - parent, ".%016llx", unique);
+    char *hidden = unseen.sun_path + parent;
+    *hidden++ = '.';
+    for (int shift = 60; shift >= 0; shift -= 4) *hidden++ = "0123456789abcdef"[unique >> shift & 15];
+    *hidden = 0;
     int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return finish(fd, directory, 1);
     // fchmod on the unbound socket sets the mode that bind gives the file: no moment in which

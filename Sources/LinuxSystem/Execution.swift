@@ -6,13 +6,14 @@ extension CurrentProcess {
     /// All of argv as bytes, whatever their encoding.
     public static var argumentBytes: [[UInt8]] {
         var arguments: [[UInt8]] = []
-        for index in 0..<Int(CommandLine.argc) {
-            // SAFETY: argv has argc strings, which live as long as the process and do not change.
-            guard let argument = unsafe CommandLine.unsafeArgv[index] else { break }
+        // SAFETY: the C library hands over a NULL-terminated list that lives as long as the process.
+        var next = unsafe cs_arguments()
+        while let argument = unsafe next?.pointee {
             unsafe arguments.append(
                 Array(UnsafeBufferPointer(start: argument, count: strlen(argument))).map {
                     UInt8(bitPattern: $0)
                 })
+            unsafe next = next?.advanced(by: 1)
         }
         return arguments
     }

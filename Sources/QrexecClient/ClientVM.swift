@@ -84,7 +84,8 @@ public enum ClientVM {
             throw OptionParser.UsageError("TARGET and SERVICE are needed")
         }
         // The old spelling of keywords.
-        result.target = String(operands[0].map { $0 == "$" ? "@" : $0 })
+        let target = operands[0].utf8.map { $0 == UInt8(ascii: "$") ? UInt8(ascii: "@") : $0 }
+        result.target = String(decoding: target, as: UTF8.self)
         result.service = operands[1]
         guard !result.service.isEmpty, !result.service.hasPrefix("+") else {
             throw OptionParser.UsageError("the service has no name")

@@ -8,13 +8,31 @@ public import SystemPackage
 public final class EventLoop {
     public typealias Handler = (Readiness) -> Void
 
+    // Arrays are of plain structures, not of optionals, tuples or closures: the runtime makes up what
+    // it knows of such a type when a program first uses it.
     private struct Entry {
-        /// Tells an event that was fetched before its descriptor number was given up and used again.
+        /// Tells an event that was fetched before its descriptor number was given up and used again;
+        /// 0 where nothing is watched.
         var generation: UInt32
         var interest: Readiness
         /// A regular file: epoll refuses it, and it never makes anybody wait.
         var alwaysReady: Bool
         var handler: Handler
+
+        var isWatched: Bool { generation != 0 }
+
+        static var none: Entry {
+            Entry(generation: 0, interest: [], alwaysReady: false, handler: { _ in })
+        }
+    }
+
+    private struct Action {
+        let run: () -> Void
+    }
+
+    private struct Pending {
+        let timer: Timer
+        let run: () -> Void
     }
 
     /// A timer that can be cancelled; it does not keep anything alive.
@@ -24,12 +42,12 @@ public final class EventLoop {
     }
 
     private var epoll: Epoll
-    private var entries: [Entry?] = []
+    private var entries: [Entry] = []
     private var alwaysReady: Set<Int32> = []
     private var nextGeneration: UInt32 = 1
-    private var timers: [(timer: Timer, action: () -> Void)] = []
+    private var timers: [Pending] = []
     private var nextTimer: UInt64 = 0
-    private var deferred: [() -> Void] = []
+    private var deferred: [Action] = []
     private var stopped = false
     /// Handlers of this round.
     private var calls = 0
@@ -48,10 +66,10 @@ public final class EventLoop {
         _ number: Int32, _ interest: Readiness, _ handler: @escaping Handler
     ) throws(Errno) {
         let index = Int(number)
-        while entries.count <= index { entries.append(nil) }
-        precondition(entries[index] == nil, "descriptor is watched already")
+        while entries.count <= index { entries.append(.none) }
+        precondition(!entries[index].isWatched, "descriptor is watched already")
         let generation = nextGeneration
-        nextGeneration &+= 1
+        nextGeneration = nextGeneration == .max ? 1 : nextGeneration + 1
         var isFile = false
         do throws(Errno) {
             try epoll.add(number, interest, tag: tag(number, generation))
@@ -66,7 +84,7 @@ public final class EventLoop {
     /// Changes what a watched descriptor is watched for; cheap when nothing changes.
     public func setInterest(_ number: Int32, _ interest: Readiness) {
         guard let entry = entry(number), entry.interest != interest else { return }
-        entries[Int(number)]!.interest = interest
+        entries[Int(number)].interest = interest
         if entry.alwaysReady {
             if interest.isEmpty { alwaysReady.remove(number) } else { alwaysReady.insert(number) }
         } else {
@@ -78,7 +96,7 @@ public final class EventLoop {
     /// Stops to watch; pending events of the descriptor are dropped. To be called before it closes.
     public func unwatch(_ number: Int32) {
         guard let entry = entry(number) else { return }
-        entries[Int(number)] = nil
+        entries[Int(number)] = .none
         if entry.alwaysReady {
             alwaysReady.remove(number)
         } else {
@@ -88,7 +106,8 @@ public final class EventLoop {
 
     private func entry(_ number: Int32) -> Entry? {
         let index = Int(number)
-        return index < entries.count ? entries[index] : nil
+        guard index < entries.count, entries[index].isWatched else { return nil }
+        return entries[index]
     }
 
     private func tag(_ number: Int32, _ generation: UInt32) -> UInt64 {
@@ -105,7 +124,7 @@ public final class EventLoop {
         // Few timers are pending at a time, and new ones are mostly the latest.
         var index = timers.count
         while index > 0, timers[index - 1].timer.deadline > timer.deadline { index -= 1 }
-        timers.insert((timer, action), at: index)
+        timers.insert(Pending(timer: timer, run: action), at: index)
         return timer
     }
 
@@ -116,7 +135,9 @@ public final class EventLoop {
 
     /// Calls `action` soon: after the handlers of this round. One that comes again by itself lets
     /// timers and descriptors have their turn in between.
-    public func `defer`(_ action: @escaping () -> Void) { deferred.append(action) }
+    public func `defer`(_ action: @escaping () -> Void) {
+        deferred.append(Action(run: action))
+    }
 
     /// Whether others have work in this round too: no time to wait for anything in it.
     public var isBusy: Bool { calls > 1 || !deferred.isEmpty }
@@ -192,14 +213,14 @@ public final class EventLoop {
         if !timers.isEmpty {
             let now = CurrentProcess.now
             while let first = timers.first, first.timer.deadline <= now, !stopped {
-                timers.removeFirst().action()
+                timers.removeFirst().run()
             }
         }
         if deferred.isEmpty || stopped { return }
         let actions = deferred
         deferred = []
         calls = actions.count
-        for action in actions { action() }
+        for action in actions { action.run() }
     }
 
     /// Milliseconds until the next timer, rounded up so that it has fired when the wait is over.

@@ -35,7 +35,7 @@ public struct Log: Sendable {
 
     public init(program: String) {
         self.program = program
-        origin = "\(program)[\(CurrentProcess.id)]: "
+        origin = program + "[" + decimalText(UInt64(CurrentProcess.id)) + "]: "
     }
 
     /// The same log for one call, which every line names.

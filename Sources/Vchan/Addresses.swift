@@ -1,3 +1,5 @@
+import LinuxSystem
+
 /// The number of a domain (a qube) as the hypervisor knows it: 0 to 0x7FEF (protocol 3).
 public struct DomainID: Hashable, Sendable, Comparable, CustomStringConvertible {
     public let rawValue: UInt16
@@ -17,7 +19,7 @@ public struct DomainID: Hashable, Sendable, Comparable, CustomStringConvertible 
         left.rawValue < right.rawValue
     }
 
-    public var description: String { String(rawValue) }
+    public var description: String { decimalText(UInt64(rawValue)) }
 }
 
 /// The number of a vchan between two domains: 0 to 2^31 - 1 (protocol 3).
@@ -30,7 +32,7 @@ public struct Port: Hashable, Sendable, CustomStringConvertible {
         rawValue = value
     }
 
-    public var description: String { String(rawValue) }
+    public var description: String { decimalText(UInt64(rawValue)) }
 }
 
 /// The size of one ring: a power of two from 1 KiB to 1 MiB (protocol 1.2).

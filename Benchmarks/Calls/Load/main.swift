@@ -3,8 +3,8 @@ import QrexecRuntime
 
 // Makes calls inside a qube of the lab, and serves them. Started as a service, its name says what
 // it does (bench.Sink, bench.Source+BYTES, bench.Both+BYTES).
-let name = CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? ""
-var rest = Array(CommandLine.arguments.dropFirst())
+let name = CurrentProcess.arguments.first?.split(separator: "/").last.map(String.init) ?? ""
+var rest = Array(CurrentProcess.arguments.dropFirst())
 let task = name.hasPrefix("bench.") ? name : rest.isEmpty ? "--help" : rest.removeFirst()
 
 do {

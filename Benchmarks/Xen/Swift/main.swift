@@ -99,7 +99,7 @@ func run(_ arguments: [String]) throws {
     print(rounded(megabytes(0)), rounded(megabytes(1)), Int(trip))
 }
 
-do { try run(Array(CommandLine.arguments.dropFirst())) } catch {
+do { try run(Array(CurrentProcess.arguments.dropFirst())) } catch {
     print("xen-bench: \(error); usage: server|client PEER PORT MESSAGE COUNT TRIPS")
     exit(1)
 }
