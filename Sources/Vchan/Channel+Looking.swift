@@ -26,17 +26,18 @@ extension Channel {
         } else if read {
             page.publishConsumed(reading.own)  // P1
         } else {
+            if link.owesNotice { link.notify() }
             return
         }
         if read { reading.markPublished() }
         let done: Notification = written ? (read ? [.write, .read] : .write) : .read
-        if page.isAsked(done) { notify(of: done) }
+        if page.isAsked(done) || link.owesNotice { notify(of: done) }
     }
 
     /// Apart, so that a flush that wakes nobody has nothing to save and restore.
     @inline(never)
     private mutating func notify(of done: Notification) {
-        if let page, page.takeAsked(done) { link.notify() }  // P2, P3
+        if let page, page.takeAsked(done) || link.owesNotice { link.notify() }  // P2, P3
     }
 
     @inline(never)

@@ -17,6 +17,7 @@ extension Channel {
     /// - Throws: `timedOut`, and what `progress` throws.
     public mutating func waitUntilOpen(deadline: UInt64? = nil) throws(VchanError) {
         while state == .waiting { try sleep(until: deadline) }
+        try flush()
     }
 
     /// Waits until so many bytes can be read.

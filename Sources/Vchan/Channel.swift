@@ -145,7 +145,8 @@ public struct Channel: ~Copyable {
         opened(link: link)
         page.storeOwnLive(1)
         page.ask(.write)
-        self.link.notify()
+        // Together with the first bytes, which mostly follow at once.
+        self.link.owesNotice = true
         try noticeClose()
     }
 
@@ -210,7 +211,7 @@ public struct Channel: ~Copyable {
             if writing.unpublished > 0 { page.publishProduced(writing.own) }
             if reading.unpublished > 0 { page.publishConsumed(reading.own) }
             page.storeOwnLive(0)
-            link.notify()
+            link.notifyOfEnd()
         } else if stream.number >= 0 {
             stream.finish(&writing)
         }

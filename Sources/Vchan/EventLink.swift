@@ -15,6 +15,9 @@ struct EventLink: ~Copyable {
     private(set) var hungUp = false
     /// Notifications sent so far, for measurements.
     private(set) var sent: UInt64 = 0
+    /// The peer has to be woken even if it did not ask to: at the next flush, together with what has
+    /// been written until then.
+    var owesNotice = false
     /// Whether the socket was switched to let `takeWaiting` wait.
     private var isBlocking = false
 
@@ -40,6 +43,7 @@ struct EventLink: ~Copyable {
     /// Wakes the peer. A full socket means that it has wake-ups enough already.
     mutating func notify() {
         if number < 0 { return }
+        owesNotice = false
         sent += 1
         if notifyOverXen() { return }
         var byte: UInt8 = 1
@@ -54,6 +58,11 @@ struct EventLink: ~Copyable {
                 return
             }
         }
+    }
+
+    /// Wakes the peer for the last time: a socket does it by its own end, which follows.
+    mutating func notifyOfEnd() {
+        if socket == nil { notify() }
     }
 
     /// Takes one notification (S5 of the model: before the next look). One a wake-up is enough: the descriptor stays readable while there

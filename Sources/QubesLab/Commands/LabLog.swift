@@ -58,8 +58,11 @@ struct LabLog {
         let isEnd = { (line: Substring) in isChannel(line) && line.contains(" call ended ") }
         let first = all[..<index].lastIndex(where: isEnd).map { $0 + 1 } ?? 0
         let last = all[index...].firstIndex(where: isEnd) ?? all.count - 1
-        for line in all[first...last]
-        where isOwn(line) || isChannel(line) || isCaller(line) { print(line) }
+        // A line may be written when nobody waits for its writer any more, even after the end.
+        for (index, line) in all.enumerated()
+        where isOwn(line)
+            || (first...last).contains(index) && (isChannel(line) || isCaller(line))
+        { print(line) }
         return true
     }
 
