@@ -30,6 +30,8 @@ extension Channel {
                 rendezvous = .localServer(listener, file: file)
                 return
             }
+            // Before the client can have ended the call, and another one begins at the same port.
+            listener.remove()
             let there = LocalOffer.send(memory: file, to: connection)
             opened(link: EventLink(socket: connection))
             if !there { try becomeClosed(inOrder: false) }

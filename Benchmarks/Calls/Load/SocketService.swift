@@ -16,6 +16,7 @@ final class SocketService {
     private let listener: Descriptor
     private var epoll: Epoll
     private var connections: [Int32: Connection] = [:]
+    private var chunk = [UInt8](repeating: 0, count: 1024)
 
     init(path: String) throws(Errno) {
         listener = try UnixSocket.listen(path, mode: 0o666)
@@ -37,6 +38,8 @@ final class SocketService {
         do throws(Errno) {
             let connection = Connection(try UnixSocket.accept(listener))
             let number = connection.socket.number
+            // The header mostly is there already.
+            if try serve(connection) { return }
             connections[number] = connection
             try epoll.add(number, .readable, tag: UInt64(number))
         } catch {
@@ -45,9 +48,19 @@ final class SocketService {
     }
 
     private func serve(_ number: Int32) throws(Errno) {
-        guard let connection = connections[number] else { return }
-        var chunk = [UInt8](repeating: 0, count: 1024)
-        let count = (try? UnixSocket.receive(number, into: &chunk)) ?? 0
+        guard let connection = connections[number], try serve(connection) else { return }
+        try epoll.remove(number)
+        connections[number] = nil
+    }
+
+    /// - Returns: whether the connection is over.
+    private func serve(_ connection: Connection) throws(Errno) -> Bool {
+        var count = 0
+        do throws(Errno) {
+            count = try UnixSocket.receive(connection.socket.number, into: &chunk)
+        } catch .resourceTemporarilyUnavailable {
+            return false
+        } catch {}
         var isOver = count == 0
         connection.header += chunk[..<count]
         if !connection.isAnswered, connection.header.contains(0) {
@@ -55,9 +68,6 @@ final class SocketService {
             try connection.socket.writeAll(Array("ok\n".utf8))
             isOver = isOver || !connection.header.starts(with: "bench.Hold".utf8)
         }
-        if isOver {
-            try epoll.remove(number)
-            connections[number] = nil
-        }
+        return isOver
     }
 }

@@ -23,6 +23,9 @@ struct LocalListener: ~Copyable {
     // SAFETY: a C string that outlives the call.
     deinit { _ = unsafe unlink(path) }
 
+    /// Closes it and removes its file.
+    consuming func remove() {}
+
     private static func bind(_ path: String) throws(Errno) -> Descriptor {
         do throws(Errno) {
             return try UnixSocket.listen(path, .sequencedPacket, mode: 0o666, backlog: 1)
