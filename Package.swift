@@ -14,30 +14,14 @@ let ours: [SwiftSetting] = [
 let tests: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
 /// See runtime.c of CLinuxSystem for the wrapped functions.
-let staticLinking = [
-    "-static-executable", "-use-ld=lld",
-    "-Xlinker", "--wrap=swift_copyAuxiliaryExecutablePath", "-Xlinker", "--wrap=fopen",
-    "-Xlinker", "--wrap=_dl_get_origin",
-]
-
-/// Programs on the path of a call start in under a millisecond as static position-independent
-/// executables (design: start-up and size). `make build` adds --static-swift-stdlib and
-/// --disable-local-rpath, which these need.
-let staticPIE: [LinkerSetting] = [
-    .unsafeFlags(
-        staticLinking + [
-            "-Xclang-linker", "-static-pie",
-            // Relative relocations take a few pages less to read at each start.
-            "-Xlinker", "--pack-dyn-relocs=relr",
-        ])
-]
-
-/// At fixed addresses: nothing is to be relocated. For the one program that starts at each call in a
-/// qube, and ends with it: 60 of 160 page faults of a start are relocations.
-let staticAtFixedAddress: [LinkerSetting] = [
-    .unsafeFlags(staticLinking),
-    // What a call touches lies together (made by Benchmarks/Calls/order): a third of the faults that
-    // are left.
+let staticLinking: [LinkerSetting] = [
+    .unsafeFlags([
+        "-static-executable", "-use-ld=lld",
+        "-Xlinker", "--wrap=swift_copyAuxiliaryExecutablePath", "-Xlinker", "--wrap=fopen",
+        "-Xlinker", "--wrap=_dl_get_origin",
+    ]),
+    // What a call by qrexec-client-vm touches lies together (made by Benchmarks/Calls/order): a third
+    // of its page faults. Other programs start the same way.
     .unsafeFlags(
         [
             "-Xlinker",
@@ -45,6 +29,22 @@ let staticAtFixedAddress: [LinkerSetting] = [
             "-Xlinker", "--no-warn-symbol-ordering",
         ], .when(configuration: .release)),
 ]
+
+/// Programs on the path of a call start in under a millisecond as static position-independent
+/// executables (design: start-up and size). `make build` adds --static-swift-stdlib and
+/// --disable-local-rpath, which these need.
+let staticPIE =
+    staticLinking + [
+        .unsafeFlags([
+            "-Xclang-linker", "-static-pie",
+            // Relative relocations take a few pages less to read at each start.
+            "-Xlinker", "--pack-dyn-relocs=relr",
+        ])
+    ]
+
+/// At fixed addresses: nothing is to be relocated. For the one program that starts at each call in a
+/// qube, and ends with it: 60 of 160 page faults of a start are relocations.
+let staticAtFixedAddress = staticLinking
 
 /// From their archives: no program needs Xen's libraries on the machine where it runs.
 let xenLibraries: [LinkerSetting] = [

@@ -152,18 +152,21 @@ extension Descriptor {
     /// A non-blocking descriptor for one of the process's standard streams that leaves the shared
     /// open file description alone where the system lets us open a new one (pipes, terminals).
     ///
-    /// - Parameter switched: set when the shared description was switched to non-blocking because
-    ///   there was no other way; the caller then switches it back at its end.
+    /// - Parameters:
+    ///   - kind: when the caller knows it already.
+    ///   - switched: set when the shared description was switched to non-blocking because there was
+    ///     no other way; the caller then switches it back at its end.
     public static func privateNonblocking(
-        _ number: Int32, writing: Bool, switched: inout Bool
+        _ number: Int32, of kind: Kind? = nil, writing: Bool, switched: inout Bool
     ) throws(Errno) -> Descriptor {
-        switch try kind(of: number) {
+        let known = if let kind { kind } else { try self.kind(of: number) }
+        switch known {
         case .file, .socket:
             // Sockets are read and written with MSG_DONTWAIT: no mode to change.
             return try duplicate(of: number)
         case .pipe, .terminal:
             let access = (writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY
-            let fd = unsafe cs_open("/proc/self/fd/\(number)", access, 0)
+            let fd = unsafe cs_open("/proc/self/fd/" + decimalText(UInt64(number)), access, 0)
             if fd >= 0 { return Descriptor(taking: fd) }
             let copy = try duplicate(of: number)
             switched = try check(cs_is_nonblocking(copy.number)) == 0
@@ -186,8 +189,13 @@ public struct DescriptorPair: ~Copyable, Sendable {
 }
 
 /// The result of a system call, or its error.
-@inline(__always)
-package func check<Result: SignedInteger>(_ result: Result) throws(Errno) -> Result {
+package func check(_ result: Int32) throws(Errno) -> Int32 {
+    if result < 0 { throw Errno(rawValue: errno) }
+    return result
+}
+
+/// The same for one that counts bytes.
+package func check(_ result: Int) throws(Errno) -> Int {
     if result < 0 { throw Errno(rawValue: errno) }
     return result
 }

@@ -444,7 +444,7 @@ extension Descriptor {
             case .data: 3
             case .hole: 4
             }
-        return try check(cs_seek(number, offset, code))
+        return Int64(try check(Int(cs_seek(number, offset, code))))
     }
 
     /// Sets the size; what is new is a hole.

@@ -13,17 +13,20 @@ public struct StandardStreams: ~Copyable {
     /// A non-blocking descriptor for stream 0, 1 or 2. The stream itself then leads to /dev/null,
     /// so that closing the descriptor is what its other end sees; a closed stream is an empty one.
     public mutating func take(_ number: Int32, writing: Bool) throws(Errno) -> Descriptor {
-        let null = try Descriptor.open("/dev/null", writing ? O_WRONLY : O_RDONLY)
-        guard let kind = try? Descriptor.kind(of: number) else { return null }
+        guard let kind = try? Descriptor.kind(of: number) else { return try Self.null(writing) }
         var wasSwitched = false
         let taken = try Descriptor.privateNonblocking(
-            number, writing: writing, switched: &wasSwitched)
+            number, of: kind, writing: writing, switched: &wasSwitched)
         if wasSwitched {
             switched.append(number)
         } else if number != 2, kind != .terminal {
-            try null.replace(number)
+            try Self.null(writing).replace(number)
         }
         return taken
+    }
+
+    private static func null(_ writing: Bool) throws(Errno) -> Descriptor {
+        try Descriptor.open("/dev/null", writing ? O_WRONLY : O_RDONLY)
     }
 
     /// Gives the shared streams their blocking mode back, also when what was taken is closed.

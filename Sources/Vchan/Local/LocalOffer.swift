@@ -9,7 +9,9 @@ struct LocalOffer: ~Copyable {
     /// Page `n` of the memory has this reference plus `n`; the control page is the first.
     static let firstReference: UInt32 = 1
     static let eventChannel: UInt32 = 1
-    private static let text = "ring-ref=\(firstReference)\nevent-channel=\(eventChannel)\n"
+    private static let text =
+        "ring-ref=" + decimalText(UInt64(firstReference))
+        + "\nevent-channel=" + decimalText(UInt64(eventChannel)) + "\n"
 
     /// - Returns: whether the client was still there.
     static func send(memory: borrowing Descriptor, to client: borrowing Descriptor) -> Bool {
