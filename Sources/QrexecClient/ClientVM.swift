@@ -84,7 +84,10 @@ public enum ClientVM {
             throw OptionParser.UsageError("TARGET and SERVICE are needed")
         }
         // The old spelling of keywords.
-        let target = operands[0].utf8.map { $0 == UInt8(ascii: "$") ? UInt8(ascii: "@") : $0 }
+        var target = Array(operands[0].utf8)
+        for index in target.indices where target[index] == UInt8(ascii: "$") {
+            target[index] = UInt8(ascii: "@")
+        }
         result.target = String(decoding: target, as: UTF8.self)
         result.service = operands[1]
         guard !result.service.isEmpty, !result.service.hasPrefix("+") else {

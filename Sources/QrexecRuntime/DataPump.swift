@@ -338,14 +338,9 @@ public final class DataPump {
     ///
     /// - Returns: whether incoming data has to wait for one of them.
     private func updateSinks() -> Bool {
-        var blocked = false
-        for sink in [mainSink, errorSink] {
-            if sink.isReady, !sink.filtered.isEmpty { _ = writeFiltered(sink) }
-            guard let number = sink.number else { continue }
-            let waits = !sink.isReady
-            loop.setInterest(number, waits ? .writable : [])
-            if waits { blocked = true }
-        }
+        let mainWaits = update(mainSink)
+        let errorWaits = update(errorSink)
+        let blocked = mainWaits || errorWaits
         // A socket service that is being connected: the data waits in the ring.
         switch incoming {
         case .payload(let toError, _), .end(let toError):
@@ -354,6 +349,15 @@ public final class DataPump {
         case .header, .exitCode, .skip:
             return blocked
         }
+    }
+
+    /// - Returns: whether the sink is watched, because it did not take everything.
+    private func update(_ sink: DataSink) -> Bool {
+        if sink.isReady, !sink.filtered.isEmpty { _ = writeFiltered(sink) }
+        guard let number = sink.number else { return false }
+        let waits = !sink.isReady
+        loop.setInterest(number, waits ? .writable : [])
+        return waits
     }
 
     /// Watches the sources that gave nothing, and asks for room for the others.
