@@ -40,6 +40,8 @@ final class AgentDataProcess {
     private var acceptor: Acceptor?
     private var agent: AgentLink?
     private var calls: [UInt64: Call] = [:]
+    /// The calls that run here, by where their callers are.
+    private var places: [ConnectParameters: UInt64] = [:]
     private var nextCall: UInt64 = 0
     /// Ends of calls that no agent has been told.
     private var unreported: [ConnectParameters] = []
@@ -190,21 +192,40 @@ final class AgentDataProcess {
         _ number: UInt64, _ request: ExecRequest, _ type: MessageType,
         _ call: Result<PreparedCall, StartFailure>
     ) {
+        supersede(request.connect)
         do throws(VchanError) {
             let session = ServiceSession(
                 loop: loop, host: host, request: request, justExec: type == .justExec,
                 prepared: call, channel: try connect(request.connect), log: log
             ) { [unowned self] in
-                self.calls[number] = nil
+                // Of one whose place is another's by now, nobody is told.
+                guard self.calls.removeValue(forKey: number) != nil else { return }
+                self.places[request.connect] = nil
                 self.terminated(request.connect)
             }
             calls[number] = .session(session)
+            places[request.connect] = number
             try session.start()
         } catch {
             log.warning("a data channel cannot be joined", ["reason": error.description])
             calls[number] = nil
+            places[request.connect] = nil
             terminated(request.connect)
         }
+    }
+
+    /// Ends a call that still waits for its caller at a place that is another call's now: a daemon
+    /// that was killed begins again with the same ports, and the new caller would be joined to the
+    /// service of the old one, which nobody will join any more.
+    private func supersede(_ place: ConnectParameters) {
+        guard let number = places[place], case .session(let old)? = calls[number],
+            old.isAwaitingCaller
+        else { return }
+        log.warning(
+            "a call that was never joined ends: its place is another's",
+            ["domain": "\(place.domain)", "port": "\(place.port)"])
+        calls[number] = nil
+        old.cancel()
     }
 
     private func connect(_ place: ConnectParameters) throws(VchanError) -> Channel {

@@ -59,6 +59,9 @@ public final class ServiceSession {
         begin()
     }
 
+    /// Whether the caller has not joined so far.
+    public var isAwaitingCaller: Bool { channel.openTime == nil && !ended }
+
     /// Ends the call with an error at the caller: its controlling party is gone.
     public func cancel() { hangUp() }
 

@@ -243,4 +243,28 @@ import Testing
         for _ in channels { ended.insert(word(try #require(try dom0.message()).body, at: 4)) }
         #expect(ended == Set(channels.map(\.0)))
     }
+
+    @Test("A place that dom0 gives anew is the new call's, not one's that still waits there")
+    func placeGivenAgain() throws {
+        let scene = try AgentScene()
+        for name in ["old", "new"] {
+            try scene.makeService(name, "touch \(scene.path)/\(name).began; echo \(name); cat")
+        }
+        let dom0 = try scene.dom0()
+        for name in ["old", "new"] {
+            // Nobody is there so far: both wait, one for a caller that a daemon has forgotten.
+            let command = scene.command("QUBESRPC \(name) domX")
+            try dom0.send(.execCommandLine, scene.place() + command)
+            try wait(until: "\(name) runs") { access("\(scene.path)/\(name).began", F_OK) == 0 }
+        }
+        let data = try scene.dataListener().accept()
+        #expect(try data.message() == Message(.hello, little(4)))
+        try data.send(.hello, little(4))
+        try data.send(.dataStdin)
+        #expect(try data.streams().text == "new\n")
+        // dom0 hears of one end at this place, and no other.
+        try scene.execute(dom0, "QUBESRPC new domX", port: 515).close()
+        let ends = try [dom0.message(), dom0.message()]
+        #expect(ends == [513, 515].map { Message(.connectionTerminated, scene.place($0)) })
+    }
 }
