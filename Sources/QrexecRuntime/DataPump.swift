@@ -249,8 +249,7 @@ public final class DataPump {
     /// Makes the system call for what happened on the channel, when something has: that there are
     /// bytes or room is seen in memory.
     private func takeNotice() throws(VchanError) {
-        let mustLook = watched.channel.state == .waiting || watched.channel.isByteStream
-        guard channelSpoke || mustLook else { return }
+        guard channelSpoke || watched.channel.isByteStream else { return }
         channelSpoke = false
         try watched.progress()
     }

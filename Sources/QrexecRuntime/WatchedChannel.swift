@@ -64,9 +64,15 @@ public final class WatchedChannel {
             try channel.progress()
             return
         }
-        // The descriptor to poll may change while the peer is joining.
+        do throws(VchanError) {
+            try channel.progress()
+        } catch {
+            unwatch()
+            throw error
+        }
+        // The descriptor to poll may change while the peer is joining, and its number be used again.
+        if channel.pollsAsBefore, watched == channel.pollDescriptor { return }
         unwatch()
-        try channel.progress()
         try watch()
     }
 

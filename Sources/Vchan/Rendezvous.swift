@@ -21,6 +21,16 @@ enum Rendezvous: ~Copyable {
 }
 
 extension Channel {
+    /// Whether a `pollDescriptor` with the number that it had before is the same one: the listener, or
+    /// the watch of the place where the server will be.
+    package var pollsAsBefore: Bool {
+        switch rendezvous {
+        case .localServer: true
+        case .localClient(let connector): !connector.isConnected
+        default: false
+        }
+    }
+
     /// One step on the way.
     mutating func meet() throws(VchanError) {
         switch rendezvous.take() {
