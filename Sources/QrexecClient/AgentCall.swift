@@ -50,7 +50,7 @@ final class AgentCall {
 
     private func restoreStreams() {
         session?.restoreStreams()
-        if let preparation = preparation.take() { preparation.giveUp() }
+        preparation = nil
     }
 
     private func end(_ result: Result<Int32?, any Error>) {

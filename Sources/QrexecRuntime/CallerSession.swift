@@ -30,7 +30,7 @@ public final class CallerSession {
     }
 
     /// What a call needs before anybody knows where its channel will be, so that it can be made while
-    /// dom0 decides.
+    /// dom0 decides. Standard streams have their mode back at the end of this value.
     public struct Preparation: ~Copyable {
         let transport: Transport
         let memory: ChannelMemory
@@ -56,9 +56,6 @@ public final class CallerSession {
                 throw .system(call: "take the standard streams", error)
             }
         }
-
-        /// For a call that does not come about: gives the standard streams their mode back.
-        public consuming func giveUp() { streams.restore() }
     }
 
     /// The status when the service's side breaks the protocol (5.4).
@@ -100,7 +97,6 @@ public final class CallerSession {
         let memory = preparation.memory
         let streams = preparation.streams
         guard let domain = DomainID(place.domain), let port = Port(place.port) else {
-            streams.restore()
             throw .badOffer("domain \(place.domain), port \(place.port)")
         }
         let channel = try transport.listen(for: domain, port: port, memory: memory)

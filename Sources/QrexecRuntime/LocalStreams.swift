@@ -1,7 +1,8 @@
 import LinuxSystem
 import SystemPackage
 
-/// The local ends of a call's data, for a call that is joined to this program's own streams.
+/// The local ends of a call's data, for a call that is joined to this program's own streams. Shared
+/// streams get their mode back at the end of this value at the latest.
 struct LocalStreams: ~Copyable {
     /// An end, and whether it is read and written as a socket.
     struct End: ~Copyable {
@@ -21,25 +22,19 @@ struct LocalStreams: ~Copyable {
     var error: End?
 
     init(_ options: CallerSession.Options) throws(Errno) {
-        var shared = StandardStreams()
-        do throws(Errno) {
-            if options.startsOnly || options.localProgram != nil {
-                input = nil
-                output = nil
-            } else if options.usesInputSocket {
-                let socket = try Descriptor.duplicate(of: 0)
-                output = try End(socket.duplicate())
-                input = try End(socket)
-            } else {
-                output = try End(shared.take(1, writing: true))
-                input = try End(shared.take(0, writing: false))
-            }
-            error = try End(shared.take(2, writing: true))
-        } catch {
-            shared.restore()
-            throw error
+        shared = StandardStreams()
+        if options.startsOnly || options.localProgram != nil {
+            input = nil
+            output = nil
+        } else if options.usesInputSocket {
+            let socket = try Descriptor.duplicate(of: 0)
+            output = try End(socket.duplicate())
+            input = try End(socket)
+        } else {
+            output = try End(shared.take(1, writing: true))
+            input = try End(shared.take(0, writing: false))
         }
-        self.shared = shared
+        error = try End(shared.take(2, writing: true))
     }
 
     /// Gives shared streams their mode back.

@@ -29,7 +29,10 @@ public struct StandardStreams: ~Copyable {
         try Descriptor.open("/dev/null", writing ? O_WRONLY : O_RDONLY)
     }
 
-    /// Gives the shared streams their blocking mode back, also when what was taken is closed.
+    deinit { restore() }
+
+    /// Gives the shared streams their blocking mode back, also when what was taken is closed. Done
+    /// with the end of the value too, which a program that exits may not reach.
     public func restore() {
         for number in switched { Descriptor.setNonblocking(number, false) }
     }

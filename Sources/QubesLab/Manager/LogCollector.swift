@@ -14,8 +14,9 @@ final class LogCollector {
     private static let maximumLine = 4096
     /// How long after the first line that comes the manager looks at all.
     private static let patience = milliseconds(20)
-    /// Bytes that a pipe holds meanwhile; a program that prints more waits.
-    private static let pipeSize: Int32 = 1 << 20
+    /// Bytes that a pipe holds meanwhile; a program that prints more waits. Not more: the pipes of an
+    /// ordinary user share 64 MiB.
+    private static let pipeSize: Int32 = 1 << 18
     /// Bytes of the file when it becomes `<path>.1`.
     private static let maximumFile = 8 << 20
 
