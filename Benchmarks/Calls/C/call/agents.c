@@ -10,7 +10,7 @@
 
 #include "call.h"
 
-enum { tag_control = table_size, tag_listener, tag_data };
+enum { tag_listener = tag_control + 1, tag_data };
 
 static struct channel *dom0;
 
@@ -86,10 +86,7 @@ void run_source_agent(struct channel *control, const char *directory) {
     snprintf(path, sizeof path, "%s/agent", directory);
     dom0 = control;
     listener = listen_at(path, SOCK_STREAM);
-    watch(control->events, EPOLLIN, tag_control);
-    watch(listener, EPOLLIN, tag_listener);
-    channel_sleep(control);
-    run_loop(source_agent_ready);
+    run_control(control, listener, tag_listener, source_agent_ready);
 }
 
 // MARK: The qube that is called
@@ -129,8 +126,5 @@ static void target_agent_ready(uint64_t tag) {
 void run_target_agent(struct channel *control, int data) {
     dom0 = control;
     data_process = data;
-    watch(control->events, EPOLLIN, tag_control);
-    watch(data, EPOLLIN, tag_data);
-    channel_sleep(control);
-    run_loop(target_agent_ready);
+    run_control(control, data, tag_data, target_agent_ready);
 }

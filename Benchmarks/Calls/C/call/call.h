@@ -110,6 +110,9 @@ ssize_t receive(int socket, void *bytes, size_t length, int *descriptor);
 // An epoll set of this program; `tag` comes back.
 void watch(int descriptor, uint32_t events, uint64_t tag);
 void run_loop(void (*ready)(uint64_t tag));
+// The loop of a program with a control channel, which has that tag, and one more descriptor.
+enum { tag_control = table_size };
+void run_control(struct channel *control, int other, uint64_t tag, void (*ready)(uint64_t tag));
 
 // A line of the log, where there is one.
 extern int log_file;

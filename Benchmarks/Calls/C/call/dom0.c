@@ -9,7 +9,7 @@
 
 #include "call.h"
 
-enum { tag_control = table_size, tag_policy, tag_listener };
+enum { tag_policy = tag_control + 1, tag_listener };
 
 static void leave(const char *what) {
     fprintf(stderr, "call-reference: %s\n", what);
@@ -153,10 +153,7 @@ static void source_daemon_ready(uint64_t tag) {
 void run_source_daemon(struct channel *control, int policy) {
     qube = control;
     policy_line = policy;
-    watch(control->events, EPOLLIN, tag_control);
-    watch(policy, EPOLLIN, tag_policy);
-    channel_sleep(control);
-    run_loop(source_daemon_ready);
+    run_control(control, policy, tag_policy, source_daemon_ready);
 }
 
 // MARK: The daemon of the qube that is called
@@ -250,8 +247,5 @@ void run_target_daemon(struct channel *control, const char *directory) {
     snprintf(path, sizeof path, "%s/daemon.2", directory);
     qube = control;
     listener = listen_at(path, SOCK_STREAM);
-    watch(control->events, EPOLLIN, tag_control);
-    watch(listener, EPOLLIN, tag_listener);
-    channel_sleep(control);
-    run_loop(target_daemon_ready);
+    run_control(control, listener, tag_listener, target_daemon_ready);
 }

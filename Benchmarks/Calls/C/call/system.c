@@ -118,6 +118,13 @@ void run_loop(void (*ready)(uint64_t tag)) {
     }
 }
 
+void run_control(struct channel *control, int other, uint64_t tag, void (*ready)(uint64_t tag)) {
+    watch(control->events, EPOLLIN, tag_control);
+    watch(other, EPOLLIN, tag);
+    channel_sleep(control);
+    run_loop(ready);
+}
+
 // MARK: The log
 
 int log_file = -1;
