@@ -129,11 +129,8 @@ final class LogCollector {
         }
         let lines = order.map { gathered[$0].text }
         gathered.removeAll()
-        var start = 0
-        while start < lines.count {
-            let end = min(start + 64, lines.count)
-            write(lines[start..<end].joined())
-            start = end
+        for start in stride(from: 0, to: lines.count, by: 64) {
+            write(lines[start...].prefix(64).joined())
         }
     }
 
